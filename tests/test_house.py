@@ -1,0 +1,74 @@
+"""What holds for the tree as a whole."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+LOCKS = {
+    "cpu": PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["cpu"],
+    "cuda13": PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["cuda13"],
+    "dev": PROJECT["project"]["dependencies"]
+    + PROJECT["project"]["optional-dependencies"]["cpu"]
+    + PROJECT["dependency-groups"]["dev"],
+}
+
+
+def locked(name: str) -> dict[str, str]:
+    """Package -> version, of those that this platform needs."""
+    text = (ROOT / f"locks/{name}.lock").read_text(encoding="utf-8")
+    lines = re.findall(r"^([a-z0-9].*?) \\$", text, re.MULTILINE)
+    requirements = [Requirement(line) for line in lines]
+    environment = {**default_environment(), "extra": ""}
+    return {
+        each.name: next(iter(each.specifier)).version
+        for each in requirements
+        if each.marker is None or each.marker.evaluate(environment)
+    }
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_lock_holds_what_the_project_asks_for(name: str) -> None:
+    versions = locked(name)
+    for text in LOCKS[name]:
+        wanted = Requirement(text)
+        assert wanted.name in versions, f"locks/{name}.lock is old: run `make lock`"
+        assert wanted.specifier.contains(versions[wanted.name]), f"locks/{name}.lock is old: run `make lock`"
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_lock_pins_by_hash_and_names_no_server(name: str) -> None:
+    text = (ROOT / f"locks/{name}.lock").read_text(encoding="utf-8")
+    assert "://" not in text
+    assert not re.search(r"^\S+==\S+( ;[^\\]*)?$", text, re.MULTILINE)  # each goes on with its hashes
+    assert "--hash=sha256:" in text
+
+
+def test_coordinator_runs_without_mlx() -> None:
+    code = """
+import importlib, pkgutil, sys
+sys.modules["mlx"] = None  # to import it is an ImportError
+import coordinator
+for module in pkgutil.walk_packages(coordinator.__path__, "coordinator."):
+    importlib.import_module(module.name)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_source_is_ascii() -> None:
+    odd = [
+        str(file.relative_to(ROOT))
+        for folder in ("coordinator", "worker", "kernels", "scripts")
+        for file in (ROOT / folder).rglob("*.py")
+        if not file.read_bytes().isascii()
+    ]
+    assert odd == []
