@@ -1,0 +1,1 @@
+"""Cuts a model into stages, supervises their workers, schedules requests over them and speaks HTTP. Needs no GPU."""

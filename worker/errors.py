@@ -1,0 +1,89 @@
+"""The failures of Stageline.
+
+    StagelineError                 something went wrong; knows its HTTP status, exit status and machine-readable code
+      UserError                    the user's mistake, with the fix in the message (exit 2, HTTP 400)
+        CheckpointError            a checkpoint that cannot be served: names the file and the key or tensor
+        ConfigError                a setting or an option that cannot work
+        ContextLengthError         prompt and answer do not fit into the context
+        UnknownModelError          a model name that is not served here (HTTP 404)
+      ClusterError                 a failure of ours while running (exit 1, HTTP 500)
+        StageFailedError           a stage died or cannot go on: names stage and layers (HTTP 502)
+        NotReadyError              a stage is not ready yet (HTTP 503)
+        ProtocolError              a message that does not follow the protocol
+
+A message says what failed, where, the numbers, and what to do next.
+"""
+
+from typing import ClassVar
+
+
+class StagelineError(Exception):
+    """Base of every failure that a user may see."""
+
+    status: ClassVar[int] = 500
+    exit_status: ClassVar[int] = 1
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class UserError(StagelineError):
+    """The user's mistake; the message carries the fix."""
+
+    status = 400
+    exit_status = 2
+    code = "invalid_request"
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be served; names the file and the key or tensor."""
+
+    code = "invalid_checkpoint"
+
+
+class ConfigError(UserError):
+    """A setting, an option or a request field that cannot work."""
+
+    code = "invalid_value"
+
+
+class ContextLengthError(UserError):
+    """Prompt and answer do not fit into the context."""
+
+    code = "context_length_exceeded"
+
+
+class UnknownModelError(UserError):
+    """A model name that is not served here."""
+
+    status = 404
+    code = "model_not_found"
+
+
+class ClusterError(StagelineError):
+    """A failure of ours while running."""
+
+    code = "cluster_error"
+
+
+class StageFailedError(ClusterError):
+    """A stage died or cannot go on; names stage and layers."""
+
+    status = 502
+    code = "stage_failed"
+
+
+class NotReadyError(ClusterError):
+    """The cluster cannot take a request at the moment; names the stage that is not ready."""
+
+    status = 503
+    code = "not_ready"
+
+
+class ProtocolError(ClusterError):
+    """A message that does not follow the protocol."""
+
+    code = "protocol_error"
