@@ -1,0 +1,80 @@
+"""A pipeline that says what it was told to say."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+
+import msgspec
+
+from coordinator.cluster import ClusterView, StageView
+from coordinator.request import Request, Token
+
+
+class Pause(msgspec.Struct, frozen=True):
+    """Seconds in which no token comes."""
+
+    seconds: float
+
+
+class FakePipeline:
+    """Plays the same script for every request: tokens, pauses, failures.
+
+    `requests` are those that began, `cancelled` the ids of those that were closed before their last token.
+    """
+
+    def __init__(self, script: Sequence[Token | Pause | Exception], *, down: int | None = None) -> None:
+        self._script = tuple(script)
+        self._down = down
+        self.requests: list[Request] = []
+        self.cancelled: list[str] = []
+
+    async def generate(self, request: Request) -> AsyncGenerator[Token, None]:
+        self.requests.append(request)
+        ended = False
+        try:
+            for step in self._script:
+                if isinstance(step, Pause):
+                    await asyncio.sleep(step.seconds)
+                elif isinstance(step, Exception):
+                    ended = True
+                    raise step
+                else:
+                    ended = step.finish is not None
+                    yield step
+        finally:
+            if not ended:
+                self.cancelled.append(request.id)
+
+    def problem(self) -> str | None:
+        return None if self._down is None else f"stage {self._down} is loading"
+
+    def view(self) -> ClusterView:
+        stages = (stage(0, "MEM", loading=self._down == 0), stage(1, "E*", loading=self._down == 1))
+        state = "ready" if self._down is None else "starting"
+        return ClusterView(state=state, model="tiny", epoch=1, running=0, waiting=0, stages=stages)
+
+
+def stage(index: int, pattern: str, *, loading: bool) -> StageView:
+    """Stage 0 has 3 layers, stage 1 the 2 after them."""
+    return StageView(
+        stage=index,
+        layers=(0, 3) if index == 0 else (3, 5),
+        pattern=pattern,
+        host="localhost",
+        pid=1000 + index,
+        state="loading" if loading else "ready",
+        memory_bytes=0 if loading else 4096,
+        loaded_bytes=1024 if loading else 4096,
+        total_bytes=4096,
+        state_bytes=0,
+        sequences=0,
+        steps=0,
+        restarts=0,
+        step_seconds=0.0,
+        detail="1 of 4 KiB" if loading else "",
+    )
+
+
+def spell(text: str, *, finish: str = "length") -> list[Token]:
+    """One token per byte, as the byte-level tokenizers of the tests have them; the last one ends the answer."""
+    ids = text.encode()
+    return [Token(id) for id in ids[:-1]] + [Token(ids[-1], finish)]  # type: ignore[arg-type]
