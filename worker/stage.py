@@ -1,0 +1,110 @@
+"""A stage: any contiguous run of a model's layers, with the embedding and the head where it owns them.
+
+Shapes: T rows of a step, D hidden size, S rows that sample, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from typing import assert_never
+
+import mlx.core as mx
+
+from worker.blocks import MLP, Attention, Block, Mamba, MoE, Weights
+from worker.matrix import Matrix
+from worker.spec import AttentionSpec, MambaSpec, MLPSpec, ModelSpec, MoESpec
+from worker.state import StageState
+
+
+class Stage:
+    """Layers [first, end) of `spec`. The first stage takes token ids, the last one gives logits, others hidden states.
+
+    `layer_weights` has one mapping a layer, `norm` [D] and what its kind needs; the norms' dtype is the dtype of the
+    activations. `embedding` [V, D] belongs to the first stage, `final_norm` [D] and `head` [V, D] to the last one.
+    Stages joined in a row give the bits of one stage over the same layers: nothing is computed across a layer's edge.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        first: int,
+        end: int,
+        layer_weights: Sequence[Weights],
+        *,
+        embedding: Matrix | None = None,
+        final_norm: mx.array | None = None,
+        head: Matrix | None = None,
+    ) -> None:
+        self._layers = spec.layers[first:end]
+        assert len(layer_weights) == len(self._layers) > 0
+        assert (embedding is not None) == (first == 0)
+        assert (head is not None) == (final_norm is not None) == (end == len(spec.layers))
+        self._eps, self._vocab_size = spec.norm_eps, spec.vocab_size
+        self._embedding, self._final_norm, self._head = embedding, final_norm, head
+        self._norms: list[mx.array] = []
+        self._blocks: list[Block] = []
+        mambas = attentions = 0
+        for layer, weights in zip(self._layers, layer_weights, strict=True):
+            norm_D = weights["norm"]
+            assert isinstance(norm_D, mx.array)
+            self._norms.append(norm_D)
+            match layer:
+                case MambaSpec():
+                    self._blocks.append(Mamba(layer, spec.norm_eps, weights, mambas))
+                    mambas += 1
+                case AttentionSpec():
+                    self._blocks.append(Attention(layer, weights, attentions))
+                    attentions += 1
+                case MoESpec():
+                    self._blocks.append(MoE(layer, weights))
+                case MLPSpec():
+                    up, down = weights["up_proj"], weights["down_proj"]
+                    assert isinstance(up, Matrix)
+                    assert isinstance(down, Matrix)
+                    self._blocks.append(MLP(up, down))
+                case _:
+                    assert_never(layer)
+        mx.eval(self.arrays)
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        """Dtype of the activations."""
+        return self._norms[0].dtype
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """Every array that the stage holds."""
+        ends = [a for matrix in (self._embedding, self._head) if matrix is not None for a in matrix.arrays]
+        if self._final_norm is not None:
+            ends.append(self._final_norm)
+        return [*ends, *self._norms, *(a for block in self._blocks for a in block.arrays)]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all weights."""
+        return sum(a.nbytes for a in self.arrays)
+
+    def new_state(self) -> StageState:
+        """An empty state for these layers."""
+        return StageState(self._layers, self.dtype)
+
+    def __call__(
+        self, inputs: mx.array, segments: Sequence[tuple[int, int]], state: StageState, sample: Sequence[int] = ()
+    ) -> mx.array:
+        """Runs one step; builds the graph only. Evaluate the result together with `state.pending()`.
+
+        `inputs` are token ids [T] on the first stage, else hidden states [T, D]; `segments` are (request, count) and
+        say whose rows they are, in order: T is the sum of the counts. Returns hidden states [T, D], or on the last
+        stage logits [S, V] after the last row of each segment in `sample` (indices of segments). With S = 0 nothing
+        is computed beyond what the state needs.
+        """
+        step = state.begin(segments)
+        assert inputs.shape[0] == step.spans[-1].end
+        x_TD = (inputs if self._embedding is None else self._embedding.rows(inputs)).astype(self.dtype)
+        for norm_D, block in zip(self._norms, self._blocks, strict=True):
+            x_TD = x_TD + block(mx.fast.rms_norm(x_TD, norm_D, self._eps), step)
+        if self._head is None:
+            return x_TD
+        if not sample:
+            return mx.zeros((0, self._vocab_size), self.dtype)
+        last = [step.spans[index].end - 1 for index in sample]
+        x_SD = x_TD if last == list(range(x_TD.shape[0])) else x_TD[mx.array(last)]
+        return self._head(mx.fast.rms_norm(x_SD, self._final_norm, self._eps))
