@@ -1,0 +1,143 @@
+"""What stage 0 runs next: prefill chunks and decode steps, within the leases that the coordinator granted.
+
+Values in, values out: no sockets, no clock, no MLX. With leases the ring runs by itself, so the coordinator is never
+between two tokens.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import msgspec
+
+from worker.protocol import Chunk, Lease, Open, Segment, Tokens, requests_of
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One step of the pipeline. `tokens` holds the ids of all rows, or None: those that the batch sampled last."""
+
+    batch: int | None
+    segments: tuple[Segment, ...]
+    tokens: tuple[int, ...] | None
+
+
+@dataclass(slots=True)
+class _Sequence:
+    limit: int
+    position: int = 0  # of the next token to feed
+    token: int | None = None  # at `position`, once it is known
+    finished: bool = False
+
+
+@dataclass(slots=True)
+class _Batch:
+    members: tuple[int, ...]
+    steps: int
+    flying: deque[tuple[Segment, ...]] = field(default_factory=deque[tuple[Segment, ...]])
+
+
+class Driver:
+    """Chooses steps. `run_ahead`: how many decode steps of a batch may start before their tokens are known here.
+
+    That is 1 where one stage does everything, since the tokens are on its device already, and 0 otherwise.
+    """
+
+    def __init__(self, *, run_ahead: int) -> None:
+        self._run_ahead = run_ahead
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything: a new epoch begins."""
+        self._sequences: dict[int, _Sequence] = {}
+        self._batches: dict[int, _Batch] = {}
+        self._chunks: deque[Chunk] = deque()
+        self._chunk_is_due = False
+
+    def open(self, message: Open) -> None:
+        """A request begins."""
+        self._sequences[message.request] = _Sequence(limit=message.limit)
+
+    def chunk(self, message: Chunk) -> None:
+        """Queue a piece of a prompt."""
+        if message.request in self._sequences:
+            self._chunks.append(message)
+
+    def lease(self, message: Lease) -> None:
+        """Replace a batch's members and remaining steps, from its next step on."""
+        batch = self._batches.setdefault(message.batch, _Batch((), 0))
+        batch.members = message.requests
+        batch.steps = message.steps
+
+    def close(self, request: int) -> None:
+        """A request is over or cancelled: none of its rows will run again."""
+        self._sequences.pop(request, None)
+        self._chunks = deque(chunk for chunk in self._chunks if chunk.request != request)
+
+    def tokens(self, message: Tokens) -> None:
+        """The last stage sampled these. A repeated message changes nothing."""
+        batch = self._batches.get(message.batch) if message.batch is not None else None
+        if batch is not None:
+            fed = [(sampled.request, sampled.position - 1) for sampled in message.tokens]
+            if not batch.flying or [(segment.request, segment.first) for segment in batch.flying[0]] != fed:
+                return
+            batch.flying.popleft()
+        for sampled in message.tokens:
+            sequence = self._sequences.get(sampled.request)
+            if sequence is None:
+                continue
+            if sampled.finish is not None:
+                sequence.finished = True
+            if sampled.position == sequence.position:
+                sequence.token = sampled.token
+
+    def has_work(self) -> bool:
+        """Whether `next` would return a step."""
+        return bool(self._chunks) or any(self._ready(number) is not None for number in self._batches)
+
+    def next(self) -> Step | None:
+        """The next step, or None: nothing can start before more is known. Decode goes first, then one chunk."""
+        if not (self._chunks and self._chunk_is_due):
+            for number in list(self._batches):
+                step = self._decode(number)
+                if step is not None:
+                    self._batches[number] = self._batches.pop(number)  # the other batches come first next time
+                    self._chunk_is_due = True
+                    return step
+        self._chunk_is_due = False
+        return self._prefill() if self._chunks else None
+
+    def _prefill(self) -> Step:
+        chunk = self._chunks.popleft()
+        self._sequences[chunk.request].position = chunk.first + len(chunk.tokens)
+        segment = Segment(chunk.request, chunk.first, len(chunk.tokens), chunk.final)
+        return Step(None, (segment,), chunk.tokens)
+
+    def _ready(self, number: int) -> tuple[int, ...] | None:
+        """The members that the batch's next step feeds, or None if it cannot start yet."""
+        batch = self._batches[number]
+        if batch.steps < 1 or len(batch.flying) > self._run_ahead:
+            return None
+        members = tuple(request for request in batch.members if self._can_feed(request))
+        if not members:
+            return None
+        if batch.flying:  # their tokens are on the device, if they are the very rows that are being sampled
+            return members if requests_of(batch.flying[-1]) == members else None
+        return members if all(self._sequences[request].token is not None for request in members) else None
+
+    def _decode(self, number: int) -> Step | None:
+        members = self._ready(number)
+        if members is None:
+            return None
+        batch = self._batches[number]
+        sequences = [self._sequences[request] for request in members]
+        tokens = None if batch.flying else tuple(s.token for s in sequences if s.token is not None)
+        segments = tuple(Segment(r, s.position, 1, True) for r, s in zip(members, sequences, strict=True))
+        for sequence in sequences:
+            sequence.position += 1
+            sequence.token = None
+        batch.steps -= 1
+        batch.flying.append(segments)
+        return Step(number, segments, tokens)
+
+    def _can_feed(self, request: int) -> bool:
+        sequence = self._sequences.get(request)
+        return sequence is not None and not sequence.finished and sequence.position + 1 < sequence.limit

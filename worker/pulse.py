@@ -1,0 +1,41 @@
+"""The thread that says a worker lives, while its compute thread computes. It has a socket of its own."""
+
+import threading
+from collections.abc import Callable
+
+import zmq
+
+from worker.protocol import Heartbeat, encode
+
+HEARTBEAT_SECONDS = 0.5
+
+
+class Pulse:
+    """Sends `vitals()` to the coordinator at once and then twice a second, until closed."""
+
+    def __init__(self, *, control: str, session: str, stage: int) -> None:
+        self._control = control
+        self._identity = f"pulse-{stage}/{session}".encode()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, vitals: Callable[[], Heartbeat]) -> None:
+        """`vitals` is called by the thread: it may only read numbers."""
+        self._thread = threading.Thread(target=self._run, args=(vitals,), name="pulse", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self, vitals: Callable[[], Heartbeat]) -> None:
+        with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+            socket.setsockopt(zmq.ROUTING_ID, self._identity)
+            socket.setsockopt(zmq.LINGER, 0)
+            socket.connect(self._control)
+            while True:
+                socket.send(encode(vitals()))
+                if self._stop.wait(HEARTBEAT_SECONDS):
+                    return
