@@ -1,0 +1,307 @@
+"""The state of the cluster and what to tell the workers next. No sockets, no clock, no processes.
+
+A stage goes starting -> loading -> loaded -> listening -> connecting -> linked; the cluster is ready when all stages
+are linked in the same epoch. When one is lost, the next epoch begins: the others go back to `loaded`, which makes them
+forget all requests, and everybody links anew once the lost one has loaded again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from worker.errors import ClusterError
+from worker.protocol import (
+    PROTOCOL_VERSION,
+    Assign,
+    Connect,
+    Heartbeat,
+    Hello,
+    Linked,
+    Listen,
+    Listening,
+    Loaded,
+    Loading,
+    Message,
+)
+
+Phase = Literal["down", "starting", "loading", "loaded", "listening", "connecting", "linked"]
+StageState = Literal["starting", "loading", "linking", "ready", "down"]
+Orders = list[tuple[int, Message]]
+
+_SHOWN: dict[Phase, StageState] = {
+    "down": "down",
+    "starting": "starting",
+    "loading": "loading",
+    "loaded": "linking",
+    "listening": "linking",
+    "connecting": "linking",
+    "linked": "ready",
+}
+
+
+class StageView(msgspec.Struct, frozen=True, kw_only=True):
+    """One stage, as `/cluster` shows it. `layers` is [first, end); `detail` says why it is not ready.
+
+    `step_seconds` is the mean compute time of its last steps, 0 if it has made none.
+    """
+
+    stage: int
+    layers: tuple[int, int]
+    pattern: str
+    host: str
+    pid: int | None
+    state: StageState
+    memory_bytes: int
+    loaded_bytes: int
+    total_bytes: int
+    state_bytes: int
+    sequences: int
+    steps: int
+    restarts: int
+    step_seconds: float
+    detail: str = ""
+
+
+class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
+    """The cluster, as `/cluster` shows it."""
+
+    state: Literal["starting", "ready", "degraded", "stopping"]
+    model: str
+    epoch: int
+    running: int
+    waiting: int
+    stages: tuple[StageView, ...]
+
+
+@dataclass(slots=True)
+class _Stage:
+    layers: tuple[int, int]
+    pattern: str
+    phase: Phase = "down"
+    session: str = ""
+    host: str = ""
+    pid: int | None = None
+    endpoint: str = ""
+    epoch: int = 0
+    restarts: int = -1
+    loaded_bytes: int = 0
+    total_bytes: int = 0
+    detail: str = ""
+    seen: float = 0.0
+    progressed: float = 0.0
+    memory_bytes: int = 0
+    heartbeat: Heartbeat | None = None
+
+
+class Cluster:
+    """All stages. Methods that change it return the messages to send: (stage, message)."""
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        source: str,
+        layers: Sequence[tuple[int, int]],
+        pattern: str,
+        quantize: str | None,
+        context: int,
+    ) -> None:
+        self.epoch = 1
+        self.stopping = False
+        self.was_ready = False
+        self._model = model
+        self._source = source
+        self._quantize = quantize
+        self._context = context
+        self._stages = [_Stage(run, pattern[run[0] : run[1]]) for run in layers]
+
+    # --- events ---
+
+    def spawned(self, stage: int, session: str, pid: int, now: float) -> None:
+        """A worker process was started; messages of its earlier lives no longer count."""
+        record = self._stages[stage]
+        record.phase = "starting"
+        record.session = session
+        record.pid = pid
+        record.restarts += 1
+        record.loaded_bytes = record.total_bytes = record.memory_bytes = 0
+        record.heartbeat = None
+        record.detail = ""
+        record.seen = record.progressed = now
+
+    def received(self, stage: int, session: str, message: Message, now: float) -> Orders:
+        """A worker reported. Raises ClusterError if it speaks another protocol version."""
+        if not 0 <= stage < len(self._stages) or session != self._stages[stage].session:
+            return []  # a process that woke up late
+        record = self._stages[stage]
+        record.seen = now
+        match message:
+            case Hello(protocol=version):
+                if version != PROTOCOL_VERSION:
+                    raise ClusterError(
+                        f"stage {stage} on {message.host} speaks protocol {version}, this coordinator "
+                        f"{PROTOCOL_VERSION}: install the same stageline version on both"
+                    )
+                record.phase = "loading"
+                record.progressed = now
+                record.host = message.host
+                record.pid = message.pid
+                return [(stage, self._assignment(stage))]
+            case Loading():
+                record.progressed = now
+                record.loaded_bytes, record.total_bytes = message.loaded_bytes, message.total_bytes
+            case Loaded(memory_bytes=memory_bytes):
+                record.phase = "loaded"
+                record.memory_bytes = memory_bytes
+                record.loaded_bytes = record.total_bytes
+            case Listening(epoch=self.epoch, endpoint=endpoint):
+                record.phase = "listening"
+                record.endpoint = endpoint
+            case Linked(epoch=self.epoch):
+                record.phase = "linked"
+                record.detail = ""
+            case Heartbeat():
+                record.heartbeat = message
+                record.memory_bytes = message.memory_bytes or record.memory_bytes
+            case _:
+                pass
+        return self._advance()
+
+    def lost(self, stage: int, reason: str) -> Orders:
+        """A worker process ended: the next epoch begins for the others."""
+        record = self._stages[stage]
+        record.phase = "down"
+        record.pid = None
+        record.session = ""
+        record.heartbeat = None
+        record.memory_bytes = 0
+        record.detail = reason
+        return self.restart_epoch()
+
+    def restart_epoch(self) -> Orders:
+        """Begin the next epoch: every stage forgets its requests and links anew."""
+        if self.stopping:
+            return []
+        self.epoch += 1
+        for record in self._stages:
+            if record.phase in ("listening", "connecting", "linked"):
+                record.phase = "loaded"
+        return self._advance()
+
+    def stop(self) -> None:
+        """No stage will be started again."""
+        self.stopping = True
+
+    def _advance(self) -> Orders:
+        orders: Orders = []
+        for index, record in enumerate(self._stages):
+            if record.phase == "loaded" and record.epoch != self.epoch:
+                record.epoch = self.epoch
+                orders.append((index, Listen(epoch=self.epoch)))
+        if all(record.phase == "listening" for record in self._stages):
+            count = len(self._stages)
+            for index, record in enumerate(self._stages):
+                record.phase = "connecting"
+                endpoint = self._stages[(index + 1) % count].endpoint if count > 1 else None
+                orders.append((index, Connect(epoch=self.epoch, endpoint=endpoint)))
+        self.was_ready = self.was_ready or self.is_ready
+        return orders
+
+    def _assignment(self, stage: int) -> Assign:
+        first, end = self._stages[stage].layers
+        return Assign(
+            stage=stage,
+            stages=len(self._stages),
+            model=self._source,
+            first=first,
+            end=end,
+            quantize=self._quantize,
+            context=self._context,
+        )
+
+    # --- questions ---
+
+    @property
+    def stages(self) -> int:
+        """How many stages there are."""
+        return len(self._stages)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a request can run now."""
+        return not self.stopping and all(record.phase == "linked" for record in self._stages)
+
+    def session(self, stage: int) -> str:
+        """The name of the stage's current life, empty if it is down."""
+        return self._stages[stage].session
+
+    def describe(self, stage: int) -> str:
+        """The stage as messages name it."""
+        first, end = self._stages[stage].layers
+        return f"stage {stage} (layers {first}-{end - 1}{', ' + host if (host := self._stages[stage].host) else ''})"
+
+    def problem(self) -> str | None:
+        """Why no request can run now, naming the stages; None if one can."""
+        if self.stopping:
+            return "the cluster is stopping"
+        waiting = [
+            f"{self.describe(index)} is {_SHOWN[record.phase]}{': ' + record.detail if record.detail else ''}"
+            for index, record in enumerate(self._stages)
+            if record.phase != "linked"
+        ]
+        return "; ".join(waiting) or None
+
+    def overdue(self, now: float, *, silence: float, loading: float, stall: float) -> list[tuple[int, str]]:
+        """Stages whose process should be ended, and why: silent, loading without progress, or in one step for longer
+        than these seconds."""
+        late: list[tuple[int, str]] = []
+        for index, record in enumerate(self._stages):
+            beat = record.heartbeat
+            fetching = record.phase == "loading" and record.total_bytes == 0  # the hub client has its own timeouts
+            if record.phase in ("starting", "loading") and not fetching and now - record.progressed > loading:
+                late.append((index, f"no progress of loading for {now - record.progressed:.0f} s"))
+            elif record.phase not in ("down", "starting") and now - record.seen > silence:
+                late.append((index, f"no sign of life for {now - record.seen:.0f} s"))
+            elif beat is not None and record.phase == "linked" and beat.busy_seconds > stall:
+                late.append((index, f"in one step for {beat.busy_seconds:.0f} s"))
+        return late
+
+    def view(self, *, running: int, waiting: int) -> ClusterView:
+        """The cluster as `/cluster` shows it."""
+        if self.stopping:
+            state = "stopping"
+        elif self.is_ready:
+            state = "ready"
+        else:
+            state = "degraded" if self.was_ready else "starting"
+        return ClusterView(
+            state=state,
+            model=self._model,
+            epoch=self.epoch,
+            running=running,
+            waiting=waiting,
+            stages=tuple(self._view(index) for index in range(len(self._stages))),
+        )
+
+    def _view(self, index: int) -> StageView:
+        record = self._stages[index]
+        beat = record.heartbeat
+        return StageView(
+            stage=index,
+            layers=record.layers,
+            pattern=record.pattern,
+            host=record.host,
+            pid=record.pid,
+            state=_SHOWN[record.phase],
+            memory_bytes=record.memory_bytes,
+            loaded_bytes=record.loaded_bytes,
+            total_bytes=record.total_bytes,
+            state_bytes=beat.state_bytes if beat else 0,
+            sequences=beat.sequences if beat else 0,
+            steps=beat.steps if beat else 0,
+            restarts=max(record.restarts, 0),
+            step_seconds=beat.step_seconds if beat else 0.0,
+            detail=record.detail,
+        )

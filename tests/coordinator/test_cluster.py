@@ -1,0 +1,134 @@
+"""Starting, linking, losing and finding stages again, as values."""
+
+import pytest
+
+from coordinator.cluster import Cluster
+from worker.errors import ClusterError
+from worker.protocol import Assign, Connect, Heartbeat, Hello, Linked, Listen, Listening, Loaded, Loading
+
+
+@pytest.fixture
+def cluster():
+    cluster = Cluster(
+        model="tiny", source="/models/tiny", layers=[(0, 2), (2, 5)], pattern="MEM*E", quantize=None, context=64
+    )
+    for stage in range(2):
+        cluster.spawned(stage, f"life-{stage}", 100 + stage, now=0.0)
+    return cluster
+
+
+def hello(stage, protocol=1):
+    return Hello(protocol=protocol, stage=stage, pid=100 + stage, host="mac", python="3", mlx="0", backend="cpu")
+
+
+def heartbeat(busy):
+    return Heartbeat(
+        epoch=1,
+        steps=3,
+        busy_seconds=busy,
+        step_seconds=0.001,
+        memory_bytes=9,
+        state_bytes=4,
+        sequences=1,
+        stale_messages=0,
+        duplicate_messages=0,
+    )
+
+
+def tell(cluster, stage, message, now=0.0):
+    return cluster.received(stage, cluster.session(stage), message, now)
+
+
+def load(cluster, *stages):
+    orders = []
+    for stage in stages:
+        tell(cluster, stage, hello(stage))
+        orders += tell(cluster, stage, Loaded(memory_bytes=1, dtype="float32"))
+    return orders
+
+
+def link(cluster):
+    orders = []
+    for stage in range(2):
+        orders += tell(cluster, stage, Listening(epoch=cluster.epoch, endpoint=f"ipc://{stage}"))
+    for stage in range(2):
+        tell(cluster, stage, Linked(epoch=cluster.epoch))
+    return orders
+
+
+def test_from_start_to_ready(cluster):
+    assert tell(cluster, 0, hello(0)) == [
+        (0, Assign(stage=0, stages=2, model="/models/tiny", first=0, end=2, quantize=None, context=64))
+    ]
+    tell(cluster, 0, Loading(loaded_bytes=5, total_bytes=10))
+    assert (cluster.view(running=0, waiting=0).stages[0].loaded_bytes, cluster.is_ready) == (5, False)
+    assert "stage 1 (layers 2-4) is starting" in (cluster.problem() or "")
+    assert load(cluster, 0, 1) == [(0, Listen(epoch=1)), (1, Listen(epoch=1))]
+    assert link(cluster) == [(0, Connect(epoch=1, endpoint="ipc://1")), (1, Connect(epoch=1, endpoint="ipc://0"))]
+    assert cluster.problem() is None
+    view = cluster.view(running=0, waiting=0)
+    assert (view.state, [(s.layers, s.pattern, s.state) for s in view.stages]) == (
+        "ready",
+        [((0, 2), "ME", "ready"), ((2, 5), "M*E", "ready")],
+    )
+
+
+def test_a_cluster_of_one_stage_has_no_link():
+    cluster = Cluster(model="tiny", source="tiny", layers=[(0, 1)], pattern="M", quantize=None, context=64)
+    cluster.spawned(0, "life", 1, now=0.0)
+    load(cluster, 0)
+    assert tell(cluster, 0, Listening(epoch=1, endpoint="ipc://0")) == [(0, Connect(epoch=1, endpoint=None))]
+
+
+def test_a_lost_stage_makes_the_others_forget_and_all_link_anew(cluster):
+    load(cluster, 0, 1)
+    link(cluster)
+    assert cluster.lost(1, "killed") == [(0, Listen(epoch=2))]
+    assert cluster.problem() == "stage 0 (layers 0-1, mac) is linking; stage 1 (layers 2-4, mac) is down: killed"
+    assert cluster.view(running=0, waiting=0).state == "degraded"
+    tell(cluster, 0, Listening(epoch=2, endpoint="ipc://0"))
+    cluster.spawned(1, "second life", 7, now=1.0)
+    assert load(cluster, 1) == [(1, Listen(epoch=2))]
+    tell(cluster, 1, Listening(epoch=2, endpoint="ipc://1b"))
+    for stage in range(2):
+        tell(cluster, stage, Linked(epoch=2))
+    view = cluster.view(running=0, waiting=0)
+    assert (view.state, view.epoch, view.stages[1].restarts, view.stages[1].detail) == ("ready", 2, 1, "")
+
+
+def test_words_of_an_old_life_or_an_old_epoch_do_not_count(cluster):
+    load(cluster, 0, 1)
+    old = cluster.session(1)
+    cluster.lost(1, "killed")
+    cluster.spawned(1, "second life", 7, now=1.0)
+    assert cluster.received(1, old, Linked(epoch=2), 0.0) == []
+    assert tell(cluster, 0, Listening(epoch=1, endpoint="ipc://old")) == []
+    assert cluster.view(running=0, waiting=0).stages[1].state == "starting"
+
+
+def test_another_protocol_version_is_refused_by_name(cluster):
+    with pytest.raises(ClusterError, match="stage 1 on mac speaks protocol 2, this coordinator 1"):
+        tell(cluster, 1, hello(1, protocol=2))
+
+
+def test_who_is_overdue(cluster):
+    limits = {"silence": 10.0, "loading": 60.0, "stall": 100.0}
+    load(cluster, 0, 1)
+    link(cluster)
+    for stage in range(2):
+        tell(cluster, stage, heartbeat(busy=0.0), now=5.0)
+    assert cluster.overdue(14.0, **limits) == []
+    tell(cluster, 1, heartbeat(busy=101.0), now=15.0)
+    assert [(stage, why.split(" for ")[0]) for stage, why in cluster.overdue(16.0, **limits)] == [
+        (0, "no sign of life"),
+        (1, "in one step"),
+    ]
+
+
+def test_loading_without_progress_is_overdue_but_fetching_is_not(cluster):
+    limits = {"silence": 1000.0, "loading": 60.0, "stall": 100.0}
+    tell(cluster, 0, hello(0), now=0.0)
+    tell(cluster, 1, hello(1), now=0.0)
+    tell(cluster, 1, Loading(loaded_bytes=1, total_bytes=9), now=10.0)
+    assert cluster.overdue(69.0, **limits) == []
+    assert [stage for stage, _ in cluster.overdue(71.0, **limits)] == [1]

@@ -1,0 +1,122 @@
+"""Every request gets its own tokens, whatever the order of events."""
+
+import random
+
+import pytest
+
+from tests.sim.world import LEASE, World, expected_tokens, request
+
+STAGES = [1, 2, 3, 5]
+
+
+def settle(world, limit=200_000):
+    for _ in range(limit):
+        if not world.step():
+            return
+        assert all(len(engine.states) <= world.scheduler._max_running for engine in world.engines.values())
+    pytest.fail("the cluster did not come to rest")
+
+
+def some_requests(rng, count):
+    return {
+        number: request(number, [rng.randrange(250) for _ in range(rng.randint(1, 17))], rng.randint(1, 20))
+        for number in range(1, count + 1)
+    }
+
+
+def check(world, requests, stages):
+    assert not world.faults
+    for number, asked in requests.items():
+        assert world.tokens[number] == expected_tokens(asked, stages), number
+        assert world.finished[number] == ("stop" if world.tokens[number][-1] in asked.stop_tokens else "length")
+
+
+def check_empty(world):
+    assert world.scheduler.running == world.scheduler.waiting == 0
+    assert all(not engine.states for engine in world.engines.values())
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("stages", STAGES)
+def test_tokens_do_not_depend_on_order_company_or_cut(stages, seed):
+    world = World(stages=stages, seed=seed)
+    rng = random.Random(seed)
+    requests = some_requests(rng, 9)
+    for number, asked in requests.items():
+        world.submit(number, asked)
+        for _ in range(rng.randint(0, 60)):
+            world.step()
+    settle(world)
+    check(world, requests, stages)
+    check_empty(world)
+    assert sorted(world.closed) == sorted(requests)
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("stages", STAGES)
+def test_cancelled_requests_leave_nothing_behind_and_disturb_nobody(stages, seed):
+    world = World(stages=stages, seed=seed, max_running=4)
+    rng = random.Random(seed)
+    requests = some_requests(rng, 10)
+    cancelled = set(rng.sample(sorted(requests), 4))
+    for number, asked in requests.items():
+        world.submit(number, asked)
+        for _ in range(rng.randint(0, 40)):
+            world.step()
+        for victim in sorted(cancelled):
+            if victim < number and rng.random() < 0.5:
+                world.cancel(victim)
+    for victim in cancelled:
+        world.cancel(victim)
+    settle(world)
+    check(world, {number: asked for number, asked in requests.items() if number not in cancelled}, stages)
+    for victim in cancelled:
+        tokens = world.tokens[victim]
+        assert tokens == expected_tokens(requests[victim], stages)[: len(tokens)]
+    check_empty(world)
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("stages", [1, 2, 3])
+def test_a_lost_stage_ends_what_ran_and_nothing_else(stages, seed):
+    world = World(stages=stages, seed=seed, max_running=3)
+    rng = random.Random(seed)
+    requests = some_requests(rng, 8)
+    for number, asked in requests.items():
+        world.submit(number, asked)
+    for _ in range(rng.randint(1, 400)):
+        world.step()
+    world.kill(rng.randrange(stages))
+    settle(world)
+    for number in world.lost:
+        assert number not in world.finished
+        tokens = world.tokens[number]
+        assert tokens == expected_tokens(requests[number], stages)[: len(tokens)]
+    check(world, {n: asked for n, asked in requests.items() if n not in world.lost}, stages)
+    assert world.cluster.is_ready
+    check_empty(world)
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("stages", [2, 3])
+def test_repeated_activations_and_tokens_change_nothing(stages, seed):
+    world = World(stages=stages, seed=seed, repeats=0.2)
+    requests = some_requests(random.Random(seed), 6)
+    while not world.cluster.is_ready:
+        world.step()
+    for number, asked in requests.items():
+        world.submit(number, asked)
+    settle(world)
+    check(world, requests, stages)
+    assert sum(service._duplicates for service in world.services) > 0
+
+
+def test_a_step_never_outlives_its_lease():
+    world = World(stages=2, seed=1)
+    world.submit(1, request(1, [1, 2, 3], 500, stop=False))
+    while len(world.tokens[1]) < 10:
+        world.step()
+    steps = world.engines[0].steps
+    world._deliver_report = lambda stage: world.reports[stage].clear() or True  # the coordinator is gone
+    settle(world)
+    assert 0 < world.engines[0].steps - steps <= 2 * LEASE  # one lease under way, one in the queue

@@ -1,0 +1,287 @@
+"""A cluster in one thread: the real scheduler, cluster state and worker loops over queues instead of sockets and a hash
+chain instead of a model, so that a lost, doubled or crossed row changes every later token.
+
+A seeded generator decides which queue delivers and which stage runs next; frames travel as bytes.
+"""
+
+import hashlib
+import random
+from collections import defaultdict, deque
+
+from coordinator.cluster import Cluster
+from coordinator.request import Request, Token
+from coordinator.scheduler import Scheduler
+from worker.engine import Pending
+from worker.protocol import (
+    Activations,
+    Assign,
+    Closed,
+    Fault,
+    FromWorker,
+    Hello,
+    Listening,
+    OnLink,
+    Sampled,
+    Sampling,
+    Tokens,
+    ToWorker,
+    decode,
+    encode,
+)
+from worker.service import Service
+from worker.transport import Acked, FromControl, FromLink
+
+VOCABULARY = 251
+STOP_TOKEN = 7
+LEASE = 4
+
+
+def mix(layer, state, row):
+    return hashlib.sha256(bytes([layer]) + state + row).digest()
+
+
+def embed(token):
+    return hashlib.sha256(b"token" + token.to_bytes(4, "little")).digest()
+
+
+def expected_tokens(request, stages):
+    """What one process without pipeline, batches or chunks generates."""
+    states = [b""] * stages
+    sequence, generated = list(request.prompt), []
+    fed = 0
+    while True:
+        for token in sequence[fed:]:
+            row = embed(token)
+            for stage in range(stages):
+                row = states[stage] = mix(stage, states[stage], row)
+        fed = len(sequence)
+        token = row[0] % VOCABULARY
+        sequence.append(token)
+        generated.append(token)
+        if token in request.stop_tokens or len(generated) == request.max_tokens:
+            return generated
+
+
+class HashEngine:
+    """Stands for `worker.engine.Engine`."""
+
+    dtype = "float32"
+    hidden_size = 8  # one digest
+
+    def __init__(self, stage, stages):
+        self.layer = stage
+        self.is_first, self.is_last = stage == 0, stage == stages - 1
+        self.steps = 0
+        self.clear()
+
+    def clear(self):
+        self.states, self.openings, self.last = {}, {}, {}
+
+    def open(self, message):
+        assert message.request not in self.states
+        self.states[message.request] = b""
+        self.openings[message.request] = message
+
+    def close(self, request):
+        del self.states[request], self.openings[request]
+
+    def memory(self):
+        return 0, len(self.states), len(self.states)
+
+    def start_tokens(self, batch, segments, tokens):
+        return self._start(
+            batch, segments, [embed(token) for token in (self.last[batch] if tokens is None else tokens)]
+        )
+
+    def start_hidden(self, message, payload):
+        data = bytes(payload)
+        return self._start(message.batch, message.segments, [data[i : i + 32] for i in range(0, len(data), 32)])
+
+    def _start(self, batch, segments, rows):
+        rows, output, ends = iter(rows), [], []
+        for segment in segments:
+            for _ in range(segment.count):
+                state = mix(self.layer, self.states[segment.request], next(rows))
+                self.states[segment.request] = state
+                output.append(state)
+            ends.append(state)
+        if self.is_last and batch is not None:
+            self.last[batch] = [state[0] % VOCABULARY for state in ends]
+        return Pending(batch, segments, (output, ends))
+
+    def finish(self, pending, epoch):
+        self.steps += 1
+        output, ends = pending.output
+        if not self.is_last:
+            header = Activations(
+                epoch=epoch, batch=pending.batch, segments=pending.segments, dtype="float32", shape=(len(output), 8)
+            )
+            return header, memoryview(b"".join(output))
+        sampled = []
+        for segment, state in zip(pending.segments, ends, strict=True):
+            if segment.sample:
+                opening, position = self.openings[segment.request], segment.first + segment.count
+                token = state[0] % VOCABULARY
+                finish = "stop" if token in opening.stop_tokens else "length" if position + 1 >= opening.limit else None
+                sampled.append(Sampled(segment.request, position, token, finish))
+        if not any(segment.sample for segment in pending.segments):
+            return None
+        return Tokens(epoch=epoch, batch=pending.batch, tokens=tuple(sampled))
+
+
+class MemoryTransport:
+    """Stands for `worker.transport.Transport`; `links` are the frames on their way."""
+
+    def __init__(self, world, stage):
+        self.world, self.stage, self.sent, self.epoch = world, stage, 0, 0
+        self.inbox = []
+
+    def events(self, *, wait):
+        events, self.inbox = self.inbox, []
+        return events
+
+    def report(self, message):
+        self.world.reports[self.stage].append(encode(message))
+
+    def send(self, message, payload=None):
+        self.sent += 1
+        self.world.links[self.stage].append((self.epoch, self.sent, encode(message), bytes(payload or b"")))
+        return self.sent
+
+    def acknowledge(self, sequence):
+        self.world.acks[(self.stage - 1) % self.world.stages].append(sequence)
+
+    def listen(self, epoch):
+        self.sent, self.epoch = 0, epoch
+        self.world.links[(self.stage - 1) % self.world.stages].clear()
+        self.world.acks[self.stage].clear()
+        self.report(Listening(epoch=epoch, endpoint=f"memory-{self.stage}"))
+
+    def connect(self, endpoint):
+        assert endpoint == f"memory-{(self.stage + 1) % self.world.stages}"
+
+
+class World:
+    """Scheduler, cluster and `stages` workers; `step` lets one thing happen."""
+
+    def __init__(self, *, stages, seed, chunk=5, max_running=6, repeats=0.0):
+        self.random = random.Random(seed)
+        self.stages, self.repeats = stages, repeats
+        self.links, self.acks, self.reports = defaultdict(deque), defaultdict(deque), defaultdict(deque)
+        self.commands = defaultdict(deque)
+        self.cluster = Cluster(
+            model="hash",
+            source="hash",
+            layers=[(stage, stage + 1) for stage in range(stages)],
+            pattern="M" * stages,
+            quantize=None,
+            context=1000,
+        )
+        self.scheduler = Scheduler(batches=stages, chunk=chunk, lease=LEASE, max_running=max_running)
+        self.tokens, self.finished, self.faults, self.closed, self.lost = defaultdict(list), {}, [], [], []
+        self.services = []
+        self.engines = {}
+        for stage in range(stages):
+            self.cluster.spawned(stage, "life", stage, 0.0)
+            self.services.append(self._service(stage))
+
+    def _service(self, stage):
+        def load(assign: Assign, progress):
+            self.engines[stage] = HashEngine(assign.stage, assign.stages)
+            return self.engines[stage]
+
+        transport = MemoryTransport(self, stage)
+        transport.report(Hello(protocol=1, stage=stage, pid=stage, host="here", python="3", mlx="0", backend="none"))
+        return Service(transport, stage=stage, stages=self.stages, load=load)
+
+    def submit(self, number, request):
+        self._command(self.scheduler.submit(number, request))
+
+    def cancel(self, number):
+        self._command(self.scheduler.cancel(number))
+
+    def kill(self, stage):
+        """The stage's process ends with all it holds, and is started again."""
+        for queues in (self.reports, self.commands):
+            queues[stage].clear()
+        self.links[stage].clear()
+        self.acks[(stage - 1) % self.stages].clear()
+        self._order(self.cluster.lost(stage, "killed"))
+        self.lost += self.scheduler.halt()
+        self.cluster.spawned(stage, f"life {self.random.random()}", stage, 0.0)
+        self.services[stage] = self._service(stage)
+
+    def _order(self, orders):
+        for stage, message in orders:
+            self.commands[stage].append(encode(message))
+
+    def _command(self, messages):
+        self._order([(0, message) for message in messages])
+
+    def step(self):
+        """One random thing happens; False if nothing can."""
+        choices = [(self._deliver_report, stage) for stage, waiting in self.reports.items() if waiting]
+        choices += [(self._deliver_command, stage) for stage, waiting in self.commands.items() if waiting]
+        choices += [(self._deliver_link, stage) for stage, waiting in self.links.items() if waiting]
+        choices += [(self._deliver_ack, stage) for stage, waiting in self.acks.items() if waiting]
+        choices += [(self._turn, stage) for stage in range(self.stages)]
+        self.random.shuffle(choices)
+        return any(act(stage) for act, stage in choices)
+
+    def _turn(self, stage):
+        return self.services[stage].turn(wait=False)
+
+    def _deliver_command(self, stage):
+        self.services[stage]._transport.inbox.append(FromControl(decode(self.commands[stage].popleft(), ToWorker)))
+        return True
+
+    def _deliver_link(self, stage):
+        epoch, sequence, frame, payload = self.links[stage][0]
+        message = decode(frame, OnLink)
+        if not isinstance(message, Activations | Tokens) or self.random.random() >= self.repeats:
+            self.links[stage].popleft()
+        receiver = self.services[(stage + 1) % self.stages]._transport
+        if receiver.epoch == epoch:  # else its socket is another one by now
+            receiver.inbox.append(FromLink(sequence, message, memoryview(payload)))
+        return True
+
+    def _deliver_ack(self, stage):
+        self.services[stage]._transport.inbox.append(Acked(self.acks[stage].popleft()))
+        return True
+
+    def _deliver_report(self, stage):
+        message = decode(self.reports[stage].popleft(), FromWorker)
+        ready = self.cluster.is_ready
+        self._order(self.cluster.received(stage, self.cluster.session(stage), message, 0.0))
+        if self.cluster.is_ready and not ready:
+            self._command(self.scheduler.begin(self.cluster.epoch))
+        match message:
+            case Tokens(epoch=epoch) if epoch == self.scheduler.epoch:
+                deliveries, orders = self.scheduler.sampled(message)
+                self._command(orders)
+                for number, token in deliveries:
+                    self._deliver(number, token)
+            case Closed(epoch=epoch, request=number) if epoch == self.scheduler.epoch:
+                self.closed.append(number)
+                self._command(self.scheduler.closed(number))
+            case Fault():
+                self.faults.append(message)
+            case _:
+                pass
+        return True
+
+    def _deliver(self, number, token: Token):
+        assert number not in self.finished, "a token after the end"
+        self.tokens[number].append(token.id)
+        if token.finish:
+            self.finished[number] = token.finish
+
+
+def request(number, prompt, max_tokens, stop=True):
+    return Request(
+        id=str(number),
+        prompt=tuple(prompt),
+        max_tokens=max_tokens,
+        sampling=Sampling(),
+        stop_tokens=(STOP_TOKEN,) if stop else (),
+    )
