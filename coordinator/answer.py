@@ -1,0 +1,65 @@
+"""One request in, its text out: tokens from the pipeline become pieces of text that end at a stop string."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Protocol
+
+import msgspec
+
+from coordinator.cluster import ClusterView
+from coordinator.detokenize import Detokenizer
+from coordinator.request import Request, Token
+from coordinator.stop import StopMatcher
+from worker.errors import ClusterError
+from worker.protocol import FinishReason
+
+
+class TokenSource(Protocol):
+    """What answers requests: the pipeline, or a scripted one in tests."""
+
+    def generate(self, request: Request) -> AsyncGenerator[Token, None]:
+        """The request's tokens; `aclose` cancels it. Raises NotReadyError at first or StageFailedError any time."""
+        ...
+
+    def view(self) -> ClusterView:
+        """The state of all stages."""
+        ...
+
+    def problem(self) -> str | None:
+        """Why no request can be taken now, naming the stage; None if one can."""
+        ...
+
+
+class Delta(msgspec.Struct, frozen=True):
+    """A step of an answer: text that is certain (perhaps none), the tokens since the last step, the end."""
+
+    text: str
+    tokens: tuple[int, ...]
+    finish: FinishReason | None = None
+
+
+async def answer(
+    source: TokenSource, request: Request, detokenizer: Detokenizer, stops: StopMatcher
+) -> AsyncGenerator[Delta, None]:
+    """The answer to `request`; the last delta, and only that one, has `finish`.
+
+    The text leaves out special and stop tokens and everything from a stop string on; `tokens` leave out nothing. At a
+    stop string the request is cancelled before its last delta is handed out.
+    """
+    last: Delta | None = None
+    async with aclosing(source.generate(request)) as tokens:
+        async for token in tokens:
+            text = "" if token.finish == "stop" else detokenizer.push(token.id)
+            if token.finish is not None:
+                text += detokenizer.flush()
+            text, stopped = stops.push(text)
+            if stopped:
+                last = Delta(text, (token.id,), "stop")
+                break
+            if token.finish is not None:
+                last = Delta(text + stops.flush(), (token.id,), token.finish)
+                break
+            yield Delta(text, (token.id,))
+    if last is None:
+        raise ClusterError(f"the pipeline ended request {request.id} without a reason")
+    yield last

@@ -1,0 +1,1 @@
+"""The HTTP side: OpenAI's dialect in, requests for the pipeline out."""

@@ -1,0 +1,57 @@
+"""The application: routes, who may come in, and the shape of failures."""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
+from starlette.routing import Route
+
+from coordinator.answer import TokenSource
+from coordinator.api.access import KeyRequired, RequestIds
+from coordinator.api.chat import chat_completions
+from coordinator.api.completions import completions
+from coordinator.api.errors import on_disconnect, on_http_exception, on_stageline_error, on_unexpected
+from coordinator.api.generation import Backend
+from coordinator.api.models import list_models, one_model
+from coordinator.api.ops import cluster, health, ready
+from coordinator.served import ServedModel
+from worker.errors import StagelineError
+
+
+def create_app(*, model: ServedModel, pipeline: TokenSource, api_key: str | None) -> Starlette:
+    """Serves `model`, whose tokens come from `pipeline`. With `api_key`, all but health and readiness need it.
+
+    There are no CORS headers: no web page may use this server from a browser.
+    """
+    backend = Backend(model, pipeline)
+
+    def route(path: str, endpoint: Callable[..., Awaitable[Any]], method: str = "GET") -> Route:
+        return Route(path, partial(endpoint, backend), methods=[method])
+
+    middleware = [Middleware(RequestIds)]
+    if api_key is not None:
+        middleware.append(Middleware(KeyRequired, key=api_key))
+    app = Starlette(
+        routes=[
+            route("/v1/chat/completions", chat_completions, "POST"),
+            route("/v1/completions", completions, "POST"),
+            route("/v1/models", list_models),
+            route("/v1/models/{name:path}", one_model),
+            route("/health", health),
+            route("/ready", ready),
+            route("/cluster", cluster),
+        ],
+        middleware=middleware,
+        exception_handlers={
+            StagelineError: on_stageline_error,
+            HTTPException: on_http_exception,
+            ClientDisconnect: on_disconnect,
+            Exception: on_unexpected,
+        },
+    )
+    app.router.redirect_slashes = False
+    return app

@@ -1,0 +1,69 @@
+"""Failures in OpenAI's shape: {"error": {"message", "type", "param", "code"}}."""
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from worker.errors import NotReadyError, StagelineError
+
+RETRY_AFTER_SECONDS = 2
+
+_HTTP_CODES = {404: "unknown_url", 405: "method_not_allowed"}
+
+
+class ErrorInfo(msgspec.Struct, frozen=True):
+    """What a client learns about a failure."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """A failure as it goes over the wire."""
+
+    error: ErrorInfo
+
+
+def error_body(error: Exception) -> bytes:
+    """The JSON of a failure; one that we did not foresee is not explained to the client."""
+    if isinstance(error, StagelineError):
+        kind = "server_error" if error.status >= 500 else "invalid_request_error"
+        info = ErrorInfo(error.message, kind, error.param, error.code)
+    else:
+        info = ErrorInfo(
+            "an unexpected failure of the server; its log has the details", "server_error", None, "internal_error"
+        )
+    return msgspec.json.encode(ErrorBody(info))
+
+
+def json_response(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A complete JSON response."""
+    return Response(body, status, headers, media_type="application/json")
+
+
+async def on_stageline_error(request: Request, error: Exception) -> Response:
+    """A failure of the tree in `worker.errors`, with its own status."""
+    assert isinstance(error, StagelineError)
+    headers = {"retry-after": str(RETRY_AFTER_SECONDS)} if isinstance(error, NotReadyError) else None
+    return json_response(error_body(error), error.status, headers)
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    """What the router refuses: an unknown URL, a wrong method."""
+    assert isinstance(error, HTTPException)
+    message = f"{error.detail}: {request.method} {request.url.path}"
+    info = ErrorInfo(message, "invalid_request_error", None, _HTTP_CODES.get(error.status_code))
+    return json_response(msgspec.json.encode(ErrorBody(info)), error.status_code, dict(error.headers or {}))
+
+
+async def on_unexpected(request: Request, error: Exception) -> Response:
+    """A bug of ours; the server raises it again and so logs the traceback."""
+    return json_response(error_body(error), 500, {"x-request-id": request.state.request_id})
+
+
+async def on_disconnect(request: Request, error: Exception) -> Response:
+    """The client has gone; nobody reads this."""
+    return Response(status_code=499)

@@ -1,0 +1,81 @@
+import pytest
+
+from tests.coordinator.serving import app, call
+from tests.fakes.pipeline import FakePipeline, spell
+
+KEY = "s3cret"
+BODY = {"prompt": "Hi"}
+ROUTES = [("POST", "/v1/completions"), ("POST", "/v1/chat/completions"), ("GET", "/v1/models"),
+          ("GET", "/v1/models/org/tiny"), ("GET", "/cluster"), ("GET", "/nowhere")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES, ids=lambda value: value)
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"authorization": "Bearer wrong"},
+        {"authorization": f"Basic {KEY}"},
+        {"authorization": KEY},
+        {"x-api-key": "s3cre"},
+        {"authorization": "Bearer wrong", "x-api-key": KEY},
+        {"authorization": "Bearer "},
+    ],
+    ids=["none", "wrong", "other scheme", "no scheme", "x-api-key", "bearer counts", "empty"],
+)
+def test_no_way_in_without_the_key(method: str, path: str, headers: dict) -> None:
+    pipeline = FakePipeline(spell("a"))
+    response = call(app(pipeline, api_key=KEY), method, path, json=BODY, headers=headers)
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"] == "Bearer"
+    assert response.headers["x-request-id"]
+    assert response.json()["error"]["code"] == "invalid_api_key"
+    assert pipeline.requests == []
+
+
+@pytest.mark.parametrize(
+    "headers", [{"authorization": f"Bearer {KEY}"}, {"authorization": f"bearer {KEY}"}, {"x-api-key": KEY}]
+)
+def test_the_key_opens(headers: dict) -> None:
+    response = call(app(FakePipeline(spell("a")), api_key=KEY), "POST", "/v1/completions", json=BODY, headers=headers)
+    assert response.status_code == 200
+
+
+def test_key_of_any_characters_is_compared() -> None:
+    response = call(app(FakePipeline([]), api_key=KEY), "GET", "/cluster", headers={b"x-api-key": b"\xff\xe9"})
+    assert response.status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready"])
+def test_public(path: str) -> None:
+    assert call(app(FakePipeline([]), api_key=KEY), "GET", path).status_code == 200
+
+
+@pytest.mark.parametrize("given", ["abc-123_x.y:z", "a" * 128])
+def test_own_request_id_comes_back(given: str) -> None:
+    assert (
+        call(app(FakePipeline([])), "GET", "/health", headers={"x-request-id": given}).headers["x-request-id"] == given
+    )
+
+
+@pytest.mark.parametrize("given", ["", "a b", "a=b", "a" * 129, "\u00e9"])
+def test_odd_request_id_is_replaced(given: str) -> None:
+    headers = {b"x-request-id": given.encode("latin-1")}
+    made = call(app(FakePipeline([])), "GET", "/health", headers=headers).headers["x-request-id"]
+    assert made != given
+    assert len(made) == 32
+
+
+def test_request_id_of_failures() -> None:
+    serving = app(FakePipeline([]))
+    for method, path in [("GET", "/nowhere"), ("GET", "/v1/completions"), ("POST", "/v1/completions")]:
+        response = call(serving, method, path, content=b"{", headers={"x-request-id": "abc"})
+        assert response.status_code >= 400
+        assert response.headers["x-request-id"] == "abc"
+
+
+def test_no_cors() -> None:
+    headers = {"origin": "http://evil.example", "access-control-request-method": "POST"}
+    response = call(app(FakePipeline([])), "OPTIONS", "/v1/completions", headers=headers)
+    assert response.status_code == 405
+    assert not [name for name in response.headers if name.startswith("access-control")]
