@@ -1,0 +1,1 @@
+"""The subcommands of `stageline`, one per file."""

@@ -1,0 +1,154 @@
+"""`stageline bench`: measure on this machine, with what we compare ourselves to in the same run."""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+import click
+import httpx
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from coordinator.demo import made_model
+from coordinator.server_events import server_events
+from worker.errors import ClusterError
+
+PROMPT_TOKENS = 64
+START_SECONDS = 600
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One way to run the model: tokens per second of every round."""
+
+    name: str
+    tokens_per_second: list[float]
+
+    @property
+    def median(self) -> float:
+        """The middle round."""
+        return statistics.median(self.tokens_per_second)
+
+
+@click.group()
+def bench() -> None:
+    """Measure, against mlx-lm in the same run."""
+
+
+@bench.command()
+@click.argument("model", required=False)
+@click.option("--tokens", type=click.IntRange(2), default=128, show_default=True, help="Generated tokens a round.")
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Rounds; the median counts.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def decode(model: str | None, tokens: int, rounds: int, as_json: bool) -> None:
+    """Decode rate of MODEL, one sequence: the stage code alone, clusters of one and two stages over HTTP, mlx-lm.
+
+    MODEL is a directory or a hub id; without one a random model is made whose step takes some 10 ms on two CPU cores.
+    Every round starts each of the four anew and by turns, so that only one holds the model at a time.
+    """
+    source = model or str(made_model("bench"))
+    ways: dict[str, Callable[[], float]] = {
+        "stage code, one process": lambda: _alone("stage", source, tokens),
+        "cluster, 1 stage, HTTP": lambda: _cluster(source, 1, tokens),
+        "cluster, 2 stages, HTTP": lambda: _cluster(source, 2, tokens),
+        "mlx_lm.generate": lambda: _alone("mlx-lm", source, tokens),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    console = Console(stderr=True)
+    for number in range(rounds):
+        for name, measure in ways.items():
+            rates[name].append(measure())
+            console.print(f"round {number + 1}/{rounds}  {name}: {rates[name][-1]:.1f} tok/s", highlight=False)
+    rows = [Row(name=name, tokens_per_second=values) for name, values in rates.items()]
+    if as_json:
+        print(json.dumps({"model": source, "tokens": tokens, "rows": [_plain(row, rows[0]) for row in rows]}))
+    else:
+        _show(rows)
+
+
+def _plain(row: Row, base: Row) -> dict[str, object]:
+    return {**msgspec.to_builtins(row), "median": row.median, "ratio": _ratio(row, base)}
+
+
+def _ratio(row: Row, base: Row) -> float:
+    """The median of the rounds' ratios: what the machine does meanwhile hits both sides of each."""
+    pairs = zip(row.tokens_per_second, base.tokens_per_second, strict=True)
+    return statistics.median(own / other for own, other in pairs)
+
+
+def _show(rows: list[Row]) -> None:
+    table = Table(title="decode, batch 1", title_justify="left")
+    for column in ("", "tok/s", "ms/token", "lowest", "highest", "to the first row"):
+        table.add_column(column, justify="left" if not column else "right")
+    for row in rows:
+        values = (row.median, 1e3 / row.median, min(row.tokens_per_second), max(row.tokens_per_second))
+        table.add_row(row.name, *(f"{value:.2f}" for value in values), f"{_ratio(row, rows[0]):.3f}")
+    Console().print(table)
+
+
+def _alone(engine: str, model: str, tokens: int) -> float:
+    """In a process of its own, without sockets."""
+    command = [sys.executable, "-P", "-m", "worker.bench", engine, model]
+    sizes = ["--prompt-tokens", str(PROMPT_TOKENS), "--tokens", str(tokens)]
+    done = subprocess.run([*command, *sizes], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines() or ["it said nothing"]
+        raise ClusterError(f"`{' '.join(command)}` ended with status {done.returncode}: {said[-1]}")
+    return json.loads(done.stdout)["tokens_per_second"]
+
+
+def _cluster(model: str, stages: int, tokens: int) -> float:
+    """Through `stageline up` and HTTP, as a client sees it. The first answer warms up."""
+    with _running(model, stages) as url, httpx.Client(base_url=url, timeout=START_SECONDS) as client:
+        _stream(client, tokens)
+        stamps = _stream(client, tokens)
+    return (tokens - 1) / (stamps[-1] - stamps[0])
+
+
+@contextmanager
+def _running(model: str, stages: int) -> Generator[str]:
+    """The address of a cluster that serves while the context lasts."""
+    command = [sys.executable, "-P", "-m", "coordinator.cli", "up", model, "--stages", str(stages), "--port", "0"]
+    with (
+        tempfile.TemporaryFile("w+") as log,
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            if not line.startswith("ready "):
+                log.seek(0)
+                said = log.read().strip().splitlines() or ["it said nothing"]
+                raise ClusterError(f"`{' '.join(command)}` did not get ready: {said[-1]}")
+            yield line.split()[1]
+        finally:
+            process.terminate()
+
+
+def _stream(client: httpx.Client, tokens: int) -> list[float]:
+    """When each token arrived."""
+    prompt = [index * 37 % 256 for index in range(PROMPT_TOKENS)]
+    body = {
+        "prompt": prompt,
+        "max_tokens": tokens,
+        "temperature": 0,
+        "ignore_eos": True,
+        "stream": True,
+        "return_token_ids": True,
+    }
+    stamps: list[float] = []
+    with client.stream("POST", "/v1/completions", json=body) as response:
+        for event in server_events(response.iter_bytes()):
+            if event.event == "error" or response.status_code != 200:
+                raise ClusterError(f"the cluster answered {event.data}")
+            if event.data != "[DONE]":
+                (choice,) = json.loads(event.data)["choices"]
+                stamps += [time.perf_counter()] * len(choice["token_ids"] or ())
+    if len(stamps) != tokens:
+        raise ClusterError(f"the cluster sent {len(stamps)} tokens where {tokens} were asked for")
+    return stamps

@@ -1,0 +1,83 @@
+"""`stageline status`: the stages of a running cluster, as a table or as JSON."""
+
+import time
+
+import click
+import msgspec
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from coordinator.client import Client
+from coordinator.cluster import ClusterView
+from coordinator.commands import options
+from coordinator.size import size
+
+INTERVAL_SECONDS = 1.0
+LINE_WIDTH = 160  # where there is no window to fit into
+
+
+@click.command()
+@click.option("--watch", is_flag=True, help="Go on showing it every second, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one line each time.")
+@options.coordinator_address
+def status(watch: bool, as_json: bool, url: str, api_key: str | None) -> None:
+    """Show the stages of a running cluster."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, LINE_WIDTH)
+    with Client(url, api_key) as client:
+        if as_json:
+            _print_json(client.cluster())
+            while watch:
+                time.sleep(INTERVAL_SECONDS)
+                _print_json(client.cluster())
+        elif watch and console.is_terminal:
+            with Live(table(client.cluster()), console=console, auto_refresh=False) as live:
+                while True:
+                    time.sleep(INTERVAL_SECONDS)
+                    live.update(table(client.cluster()), refresh=True)
+        else:
+            console.print(table(client.cluster()))
+            while watch:
+                time.sleep(INTERVAL_SECONDS)
+                console.print(table(client.cluster()))
+
+
+def table(view: ClusterView) -> RenderableType:
+    """The cluster as a table, one row a stage, and below it why a stage is not ready; fits 80 columns on one host."""
+    several_hosts = len({stage.host for stage in view.stages}) > 1
+    title = f"{view.model}: {view.state}, {view.running} running, {view.waiting} waiting"
+    rows = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False)
+    rows.add_column("stage", justify="right", no_wrap=True)
+    rows.add_column("layers", justify="right", no_wrap=True)
+    rows.add_column("pattern", overflow="fold", min_width=7)
+    if several_hosts:
+        rows.add_column("host", overflow="fold", min_width=7)
+    rows.add_column("pid", justify="right", no_wrap=True)
+    rows.add_column("state", no_wrap=True)
+    for heading in ("memory", "caches", "steps", "ms/step", "restarts"):
+        rows.add_column(heading, justify="right", no_wrap=True)
+    for stage in view.stages:
+        first, end = stage.layers
+        rows.add_row(
+            str(stage.stage),
+            f"{first}-{end - 1}",
+            stage.pattern,
+            *([stage.host] if several_hosts else []),
+            "-" if stage.pid is None else str(stage.pid),
+            stage.state,
+            size(stage.memory_bytes),
+            size(stage.state_bytes),
+            str(stage.steps),
+            f"{stage.step_seconds * 1e3:.2f}" if stage.step_seconds else "-",
+            str(stage.restarts),
+        )
+    reasons = [Text(f"stage {stage.stage}: {stage.detail}") for stage in view.stages if stage.detail]
+    return Group(rows, *reasons)
+
+
+def _print_json(view: ClusterView) -> None:
+    click.echo(msgspec.json.encode(view).decode())

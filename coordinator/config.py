@@ -1,0 +1,188 @@
+"""The settings of `stageline up`: built-in values < TOML file < environment < command line.
+
+One struct holds every key with its type, bounds and description; the options of `up`, the environment variables
+(`STAGELINE_` and the key in capitals) and `configs/example.toml` follow from it. `python -m coordinator.config` prints
+the example.
+"""
+
+import difflib
+import ipaddress
+import textwrap
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from worker.errors import ConfigError
+from worker.quantization import parse_quantization
+
+PREFIX = "STAGELINE_"
+Text = Annotated[str, Meta(min_length=1)]
+Count = Annotated[int, Meta(ge=1)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Seconds = Annotated[float, Meta(gt=0, le=86400)]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What `stageline up` runs."""
+
+    model: Annotated[
+        Text | None,
+        Meta(description="checkpoint: a directory or a hub id; none is the demo model", examples=["org/model"]),
+    ] = None
+    model_name: Annotated[
+        Text | None,
+        Meta(description="the model's name in the API; none is the last part of `model`", examples=["nemotron"]),
+    ] = None
+    stages: Annotated[Count, Meta(description="number of stages, at most the model's layers")] = 2
+    quantize: Annotated[
+        Text | None,
+        Meta(
+            description="quantise an unquantised checkpoint on load: BITS:GROUP, mxfp4, nvfp4 or mxfp8",
+            examples=["8:32"],
+        ),
+    ] = None
+    context: Annotated[
+        Count | None,
+        Meta(description="longest sequence in tokens, prompt and answer; none is the model's own", examples=[32768]),
+    ] = None
+    prefill_chunk: Annotated[Count, Meta(description="tokens of a prompt that a stage takes at a time")] = 512
+
+    host: Annotated[Text, Meta(description="address to serve HTTP on")] = "127.0.0.1"
+    port: Annotated[Port, Meta(description="port to serve HTTP on; 0 is any free one")] = 8000
+    api_key: Annotated[
+        Text | None,
+        Meta(description="key that clients must present; none asks for none", examples=["a long random text"]),
+    ] = None
+    insecure: Annotated[bool, Meta(description="allow an address other than loopback without an API key")] = False
+
+    loading_timeout: Annotated[Seconds, Meta(description="seconds of loading without progress, then it has failed")] = (
+        300.0
+    )
+    heartbeat_timeout: Annotated[Seconds, Meta(description="seconds of silence after which a stage is lost")] = 10.0
+    restart_delay: Annotated[
+        Seconds, Meta(description="seconds before a lost stage starts again; doubles with each failure in a row")
+    ] = 0.5
+    restart_delay_limit: Annotated[Seconds, Meta(description="longest delay before a restart, in seconds")] = 30.0
+
+
+HEADER = """\
+# Settings of `stageline up --config FILE`. Every key is optional; what is commented out is the built-in value, or an
+# example where there is none. The environment (STAGELINE_PORT=8001) overrides this file, and the command line
+# (--port 8001) overrides both."""
+
+_TYPES: dict[str, Any] = get_type_hints(Settings, include_extras=True)
+KEYS = tuple(_TYPES)
+_DEFAULTS: dict[str, Any] = msgspec.structs.asdict(Settings())
+
+
+def description(key: str) -> str:
+    """What `key` means, in one line, for `--help` and the example."""
+    return _meta(key).description or ""
+
+
+def default(key: str) -> Any:
+    """The built-in value of `key`."""
+    return _DEFAULTS[key]
+
+
+def sample(key: str) -> Any:
+    """The built-in value of `key`, or an example where there is none."""
+    value = default(key)
+    return value if value is not None else (_meta(key).examples or [""])[0]
+
+
+def settings(file: Path | None, environment: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
+    """The settings from all sources; a flag or a TOML key that is None or an empty variable counts as not given.
+
+    Raises ConfigError naming the source and the key: unreadable file, unknown key, wrong type or bound, or settings
+    that contradict each other.
+    """
+    values: dict[str, Any] = {}
+    if file is not None:
+        for key, value in _read(file).items():
+            values[key] = _convert(key, value, f"{file}: {key}", strict=True)
+    for key in KEYS:
+        if text := environment.get(PREFIX + key.upper()):
+            values[key] = _convert(key, text, PREFIX + key.upper(), strict=False)
+    for key, value in flags.items():
+        if value is not None:
+            values[key] = _convert(key, value, flag(key), strict=False)
+    return _checked(Settings(**values))
+
+
+def flag(key: str) -> str:
+    """The command-line option of `key`; the model is an argument."""
+    return "MODEL" if key == "model" else "--" + key.replace("_", "-")
+
+
+def example() -> str:
+    """The text of `configs/example.toml`: every key with its description, commented out."""
+    return "\n".join(_example_lines()) + "\n"
+
+
+def _example_lines() -> Iterator[str]:
+    yield HEADER
+    for key in KEYS:
+        yield ""
+        yield from textwrap.wrap(description(key), 110, initial_indent="# ", subsequent_indent="# ")
+        yield f"#{key} = {msgspec.json.encode(sample(key)).decode()}"
+
+
+def _meta(key: str) -> Meta:
+    return _TYPES[key].__metadata__[-1]
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the settings {file}: {error.strerror}", param="config") from error
+    except ValueError as error:
+        raise ConfigError(f"{file} is not TOML: {error}", param="config") from error
+    for key in table:
+        if key not in KEYS:
+            near = difflib.get_close_matches(key.replace("-", "_"), KEYS, n=1)
+            advice = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(KEYS)}"
+            raise ConfigError(f"{file}: unknown key {key}; {advice}", param=key)
+    return table
+
+
+def _convert(key: str, value: Any, source: str, *, strict: bool) -> Any:
+    try:
+        return msgspec.convert(value, _TYPES[key], strict=strict)
+    except msgspec.ValidationError as error:
+        shown = "" if key == "api_key" else f" {value!r}"
+        reason = str(error).replace(" | null", "")
+        raise ConfigError(f"{source}{shown}: {reason} ({description(key)})", param=key) from error
+
+
+def _checked(values: Settings) -> Settings:
+    if values.quantize is not None:
+        parse_quantization(values.quantize)
+    if values.restart_delay > values.restart_delay_limit:
+        raise ConfigError(
+            f"restart_delay {values.restart_delay} is more than restart_delay_limit {values.restart_delay_limit}",
+            param="restart_delay",
+        )
+    if not (_is_loopback(values.host) or values.api_key or values.insecure):
+        raise ConfigError(
+            f"--host {values.host} lets other machines in: set STAGELINE_API_KEY, or pass --insecure if the network "
+            "is trusted",
+            param="host",
+        )
+    return values
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+if __name__ == "__main__":
+    print(example(), end="")
