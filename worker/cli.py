@@ -37,7 +37,7 @@ def main(control: str, session: str, stage: int, stages: int, runtime: Path, lea
     service = Service(transport, stage=stage, stages=stages, load=load_engine)
     signal.signal(signal.SIGTERM, lambda *_: service.terminate())
     pulse = Pulse(control=control, session=session, stage=stage)
-    pulse.start(service.vitals)
+    pulse.start(service.vitals.heartbeat)
     try:
         sys.exit(service.run(hello(stage)))
     finally:

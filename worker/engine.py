@@ -37,7 +37,6 @@ class Engine:
     def __init__(self, stage: Stage, *, hidden_size: int, is_last: bool) -> None:
         self.hidden_size = hidden_size
         self.dtype: DType = _NAMES[stage.dtype]
-        self.steps = 0
         self._stage = stage
         self._state = stage.new_state()
         self._sampler = Sampler()
@@ -100,7 +99,6 @@ class Engine:
     def finish(self, pending: Pending, epoch: int) -> Output:
         """Wait for a step. Hidden states as message and bytes, or the tokens it sampled (None: it sampled none)."""
         mx.eval(pending.output)
-        self.steps += 1
         if not self._is_last:
             rows, width = pending.output.shape
             header = Activations(

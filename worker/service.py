@@ -1,13 +1,12 @@
 """A worker's life and its compute loop: load, link, then start and finish steps until told to stop."""
 
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from worker.driver import Driver
 from worker.engine import Engine, Output, Pending
-from worker.errors import StagelineError, UserError
+from worker.errors import ProtocolError, StagelineError, UserError
 from worker.ledger import Ledger
 from worker.protocol import (
     Activations,
@@ -18,7 +17,6 @@ from worker.protocol import (
     Connect,
     Failed,
     Fault,
-    Heartbeat,
     Hello,
     Lease,
     Linked,
@@ -33,6 +31,7 @@ from worker.protocol import (
     check_activations,
 )
 from worker.transport import Acked, Broken, Event, FromControl, FromLink, Transport
+from worker.vitals import Vitals
 
 MAX_STEPS_IN_FLIGHT = 2
 WINDOW_MESSAGES = 16
@@ -48,7 +47,10 @@ class _Flight:
 
 
 class Service:
-    """One worker process, seen from its compute thread (the main thread, the only one that touches MLX)."""
+    """One worker process, seen from its compute thread: the main thread, the only one that touches MLX.
+
+    `vitals` are the numbers for the pulse.
+    """
 
     def __init__(
         self,
@@ -65,12 +67,7 @@ class Service:
         self._is_last = stage == stages - 1
         self._epoch = 0
         self._engine: Engine | None = None
-        self._step_started = 0.0
-        self._decode_seconds: deque[float] = deque(maxlen=64)
-        self._step_seconds = 0.0
-        self._stale = 0
-        self._duplicates = 0
-        self._memory = (0, 0, 0)
+        self.vitals = Vitals()
         self._driver = Driver(run_ahead=1 if stages == 1 else 0)
         self._ledger: Ledger[Output] = Ledger()
         self._work: deque[FromLink] = deque()
@@ -100,22 +97,6 @@ class Service:
 
     def _fail(self, code: str, message: str, user: bool) -> None:
         self._transport.report(Failed(code=code, message=message, user=user))
-
-    def vitals(self) -> Heartbeat:
-        """How the worker is; called by the pulse's thread, reads numbers only."""
-        started = self._step_started
-        memory_bytes, state_bytes, sequences = self._memory
-        return Heartbeat(
-            epoch=self._epoch,
-            steps=self._engine.steps if self._engine else 0,
-            busy_seconds=time.monotonic() - started if started else 0.0,
-            step_seconds=self._step_seconds,
-            memory_bytes=memory_bytes,
-            state_bytes=state_bytes,
-            sequences=sequences,
-            stale_messages=self._stale,
-            duplicate_messages=self._duplicates,
-        )
 
     # --- the loop ---
 
@@ -152,7 +133,7 @@ class Service:
             case FromLink(sequence, Tokens() as tokens) if self._is_first:
                 if self._is_current(tokens.epoch):
                     self._driver.tokens(tokens)
-                self._transport.acknowledge(sequence)
+                    self._transport.acknowledge(sequence)
             case FromLink():
                 self._work.append(event)
             case Acked(sequence):
@@ -190,7 +171,7 @@ class Service:
     def _is_current(self, epoch: int) -> bool:
         if epoch == self._epoch:
             return True
-        self._stale += 1
+        self.vitals.stale += 1
         return False
 
     def _load(self, assign: Assign) -> None:
@@ -200,21 +181,22 @@ class Service:
             self._transport.report(Loading(loaded_bytes=loaded, total_bytes=total))
 
         self._engine = self._load_engine(assign, progress)
-        self._measure()
-        self._transport.report(Loaded(memory_bytes=self._memory[0], dtype=self._engine.dtype))
+        memory = self._engine.memory()
+        self.vitals.memory(*memory)
+        self._transport.report(Loaded(memory_bytes=memory[0], dtype=self._engine.dtype))
 
     def _begin(self, epoch: int) -> None:
         """A new epoch: nothing of the old one is left."""
         assert self._engine is not None
         self._epoch = epoch
-        self._step_started = 0.0
+        self.vitals.begin(epoch)
         self._flights.clear()
         self._work.clear()
         self._unacked.clear()
         self._driver.clear()
         self._ledger.clear()
         self._engine.clear()
-        self._measure()
+        self.vitals.memory(*self._engine.memory())
         self._transport.listen(epoch)
 
     def _admit(self, message: Open, sequence: int | None) -> None:
@@ -237,7 +219,6 @@ class Service:
         event = self._work.popleft()
         message, sequence = event.message, event.sequence
         if not self._is_current(message.epoch):
-            self._transport.acknowledge(sequence)
             return
         match message:
             case Open():
@@ -245,7 +226,11 @@ class Service:
             case Close():
                 self._flights.append(_Flight(message, sequence))
             case Activations():
-                check_activations(message, event.payload.nbytes, engine.hidden_size)
+                try:
+                    check_activations(message, event.payload.nbytes, engine.hidden_size)
+                except ProtocolError as error:
+                    self._fault(error.code, error.message)
+                    return
                 self._launch(message.segments, sequence, lambda: engine.start_hidden(message, event.payload))
             case _:
                 self._fault("unexpected_message", f"stage {self._stage} got {type(message).__name__} from upstream")
@@ -255,13 +240,13 @@ class Service:
         verdict = self._ledger.judge(segments)
         if verdict == "apply":
             self._ledger.advance(segments)
-            self._step_started = self._step_started or time.monotonic()
+            self.vitals.step_started()
             self._flights.append(_Flight(start(), sequence))
             return
         if sequence is not None:
             self._transport.acknowledge(sequence)
         if verdict == "duplicate":
-            self._duplicates += 1
+            self.vitals.duplicates += 1
             output = self._ledger.recall(segments)
             if output is not None:
                 self._emit(output)
@@ -279,7 +264,8 @@ class Service:
         match flight.content:
             case Pending() as pending:
                 output = self._engine.finish(pending, self._epoch)
-                self._clock(pending)
+                more = any(isinstance(other.content, Pending) for other in self._flights)
+                self.vitals.step_finished(decode=pending.batch is not None, more=more)
                 self._ledger.remember(pending.segments, output)
                 self._emit(output)
             case Close(request=request) as message:
@@ -292,7 +278,8 @@ class Service:
             case Open() as message:
                 if not self._is_last:
                     self._forward(message)
-        self._measure()
+        if isinstance(flight.content, Close) or self.vitals.memory_is_due():
+            self.vitals.memory(*self._engine.memory())
         if flight.sequence is not None:
             self._transport.acknowledge(flight.sequence)
 
@@ -309,18 +296,3 @@ class Service:
     def _forward(self, message: Message, payload: memoryview | None = None) -> None:
         sequence = self._transport.send(message, payload)
         self._unacked.append((sequence, payload.nbytes if payload is not None else 0))
-
-    def _clock(self, pending: Pending) -> None:
-        """A step is done. Steps overlap by their graph building only, so the next one's time starts here."""
-        now = time.monotonic()
-        if pending.batch is not None:
-            self._decode_seconds.append(now - self._step_started)
-        in_flight = any(isinstance(flight.content, Pending) for flight in self._flights)
-        self._step_started = now if in_flight else 0.0
-
-    def _measure(self) -> None:
-        """Take the numbers for the heartbeat here, where they stand still."""
-        if self._engine is not None:
-            self._memory = self._engine.memory()
-        if self._decode_seconds:
-            self._step_seconds = sum(self._decode_seconds) / len(self._decode_seconds)

@@ -138,7 +138,8 @@ class Transport:
 
     def _watch(self) -> zmq.Poller:
         poller = zmq.Poller()
-        for socket in (self._control, self._inlet, self._outlet):
+        # links first: what they hold belongs to the epoch that an order from the coordinator may end
+        for socket in (self._inlet, self._outlet, self._control):
             if socket is not None:
                 poller.register(socket, zmq.POLLIN)
         return poller

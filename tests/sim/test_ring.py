@@ -108,7 +108,7 @@ def test_repeated_activations_and_tokens_change_nothing(stages, seed):
         world.submit(number, asked)
     settle(world)
     check(world, requests, stages)
-    assert sum(service._duplicates for service in world.services) > 0
+    assert sum(service.vitals.duplicates for service in world.services) > 0
 
 
 def test_a_step_never_outlives_its_lease():
