@@ -42,7 +42,8 @@ _SHOWN: dict[Phase, StageState] = {
 
 
 class StageView(msgspec.Struct, frozen=True, kw_only=True):
-    """One stage, as `/cluster` shows it. `layers` is [first, end); `detail` says why it is not ready.
+    """One stage, as `/cluster` shows it. `layers` is [first, end); `detail` says why it is not ready; `backend` is
+    MLX's ("metal", "cuda" or "cpu"), empty until the worker has said hello.
 
     `step_seconds` is the mean compute time of its last steps, 0 if it has made none.
     """
@@ -51,6 +52,7 @@ class StageView(msgspec.Struct, frozen=True, kw_only=True):
     layers: tuple[int, int]
     pattern: str
     host: str
+    backend: str
     pid: int | None
     state: StageState
     memory_bytes: int
@@ -82,6 +84,7 @@ class _Stage:
     phase: Phase = "down"
     session: str = ""
     host: str = ""
+    backend: str = ""
     pid: int | None = None
     endpoint: str = ""
     epoch: int = 0
@@ -147,6 +150,7 @@ class Cluster:
                 record.phase = "loading"
                 record.progressed = now
                 record.host = message.host
+                record.backend = message.backend
                 record.pid = message.pid
                 return [(stage, self._assignment(stage))]
             case Loading():
@@ -293,6 +297,7 @@ class Cluster:
             layers=record.layers,
             pattern=record.pattern,
             host=record.host,
+            backend=record.backend,
             pid=record.pid,
             state=_SHOWN[record.phase],
             memory_bytes=record.memory_bytes,

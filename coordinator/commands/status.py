@@ -49,7 +49,9 @@ def status(watch: bool, as_json: bool, url: str, api_key: str | None) -> None:
 def table(view: ClusterView) -> RenderableType:
     """The cluster as a table, one row a stage, and below it why a stage is not ready; fits 80 columns on one host."""
     several_hosts = len({stage.host for stage in view.stages}) > 1
-    title = f"{view.model}: {view.state}, {view.running} running, {view.waiting} waiting"
+    backends = "/".join(sorted({stage.backend for stage in view.stages if stage.backend}))
+    where = f" on {backends}" if backends else ""
+    title = f"{view.model}{where}: {view.state}, {view.running} running, {view.waiting} waiting"
     rows = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False)
     rows.add_column("stage", justify="right", no_wrap=True)
     rows.add_column("layers", justify="right", no_wrap=True)

@@ -71,6 +71,7 @@ def view(cluster: str = "ready", /, **changed: Any) -> ClusterView:
                 "layers": (7 * number, 7 * number + 7 - number),
                 "pattern": ("MEMEM*E", "MEMEM*")[number],
                 "host": "mini-4",
+                "backend": "metal",
                 "pid": 4000 + number,
                 "state": "ready",
                 "memory_bytes": 21_300_000_000,

@@ -219,7 +219,7 @@ def test_status_shows_every_stage(host: str, capsys: pytest.CaptureFixture[str])
         assert run(["status", "--url", server.url]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     first, second = ([], []) if host == "mini-4" else (["mini-4"], ["mini-5"])
-    assert lines[0] == ["tiny:", "degraded,", "1", "running,", "0", "waiting"]
+    assert lines[0] == ["tiny", "on", "metal:", "degraded,", "1", "running,", "0", "waiting"]
     assert ["0", "0-6", "MEMEM*E", *first, "4000", "ready", "21.3", "GB", "0", "B", "12", "-", "0"] in lines
     assert ["1", "7-12", "MEMEM*", *second, "-", "down", "21.3", "GB", "0", "B", "12", "12.30", "3"] in lines
     assert lines[-1] == ["stage", "1:", "signal", "9"]

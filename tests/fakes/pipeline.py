@@ -60,6 +60,7 @@ def stage(index: int, pattern: str, *, loading: bool) -> StageView:
         layers=(0, 3) if index == 0 else (3, 5),
         pattern=pattern,
         host="localhost",
+        backend="cpu",
         pid=1000 + index,
         state="loading" if loading else "ready",
         memory_bytes=0 if loading else 4096,
