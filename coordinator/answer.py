@@ -6,10 +6,10 @@ from typing import Protocol
 
 import msgspec
 
-from coordinator.cluster import ClusterView
 from coordinator.detokenize import Detokenizer
 from coordinator.request import Request, Token
 from coordinator.stop import StopMatcher
+from coordinator.view import ClusterView
 from worker.errors import ClusterError
 from worker.protocol import FinishReason
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import httpx
 import msgspec
 
-from coordinator.cluster import ClusterView
 from coordinator.server_events import server_events
+from coordinator.view import ClusterView
 from worker.errors import ClusterError, ConfigError, StagelineError, UserError
 
 # a long prompt may take minutes before its first token

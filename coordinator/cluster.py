@@ -1,16 +1,15 @@
 """The state of the cluster and what to tell the workers next. No sockets, no clock, no processes.
 
-A stage goes starting -> loading -> loaded -> listening -> connecting -> linked; the cluster is ready when all stages
-are linked in the same epoch. When one is lost, the next epoch begins: the others go back to `loaded`, which makes them
-forget all requests, and everybody links anew once the lost one has loaded again.
+A stage goes starting -> loading -> opening (told to listen) -> listening -> connecting -> linked; the cluster is ready
+when all stages are linked in the same epoch. When one is lost, the next epoch begins: the others are told to listen
+anew, which makes them forget all requests, and everybody is connected once the lost one has loaded again.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import msgspec
-
+from coordinator.view import ClusterView, StageState, StageView
 from worker.errors import ClusterError
 from worker.protocol import (
     PROTOCOL_VERSION,
@@ -26,55 +25,18 @@ from worker.protocol import (
     Message,
 )
 
-Phase = Literal["down", "starting", "loading", "loaded", "listening", "connecting", "linked"]
-StageState = Literal["starting", "loading", "linking", "ready", "down"]
+Phase = Literal["down", "starting", "loading", "opening", "listening", "connecting", "linked"]
 Orders = list[tuple[int, Message]]
 
 _SHOWN: dict[Phase, StageState] = {
     "down": "down",
     "starting": "starting",
     "loading": "loading",
-    "loaded": "linking",
+    "opening": "linking",
     "listening": "linking",
     "connecting": "linking",
     "linked": "ready",
 }
-
-
-class StageView(msgspec.Struct, frozen=True, kw_only=True):
-    """One stage, as `/cluster` shows it. `layers` is [first, end); `detail` says why it is not ready; `backend` is
-    MLX's ("metal", "cuda" or "cpu"), empty until the worker has said hello.
-
-    `step_seconds` is the mean compute time of its last steps, 0 if it has made none.
-    """
-
-    stage: int
-    layers: tuple[int, int]
-    pattern: str
-    host: str
-    backend: str
-    pid: int | None
-    state: StageState
-    memory_bytes: int
-    loaded_bytes: int
-    total_bytes: int
-    state_bytes: int
-    sequences: int
-    steps: int
-    restarts: int
-    step_seconds: float
-    detail: str = ""
-
-
-class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
-    """The cluster, as `/cluster` shows it."""
-
-    state: Literal["starting", "ready", "degraded", "stopping"]
-    model: str
-    epoch: int
-    running: int
-    waiting: int
-    stages: tuple[StageView, ...]
 
 
 @dataclass(slots=True)
@@ -87,7 +49,6 @@ class _Stage:
     backend: str = ""
     pid: int | None = None
     endpoint: str = ""
-    epoch: int = 0
     restarts: int = -1
     loaded_bytes: int = 0
     total_bytes: int = 0
@@ -109,7 +70,6 @@ class Cluster:
         layers: Sequence[tuple[int, int]],
         pattern: str,
         quantize: str | None,
-        context: int,
     ) -> None:
         self.epoch = 1
         self.stopping = False
@@ -117,7 +77,6 @@ class Cluster:
         self._model = model
         self._source = source
         self._quantize = quantize
-        self._context = context
         self._stages = [_Stage(run, pattern[run[0] : run[1]]) for run in layers]
 
     # --- events ---
@@ -134,10 +93,8 @@ class Cluster:
         record.detail = ""
         record.seen = record.progressed = now
 
-    def received(self, stage: int, session: str, message: Message, now: float) -> Orders:
-        """A worker reported. Raises ClusterError if it speaks another protocol version."""
-        if not 0 <= stage < len(self._stages) or session != self._stages[stage].session:
-            return []  # a process that woke up late
+    def received(self, stage: int, message: Message, now: float) -> Orders:
+        """The stage's worker reported. Raises ClusterError if it speaks another protocol version."""
         record = self._stages[stage]
         record.seen = now
         match message:
@@ -156,24 +113,24 @@ class Cluster:
             case Loading():
                 record.progressed = now
                 record.loaded_bytes, record.total_bytes = message.loaded_bytes, message.total_bytes
-            case Loaded(memory_bytes=memory_bytes):
-                record.phase = "loaded"
-                record.memory_bytes = memory_bytes
+            case Loaded():
                 record.loaded_bytes = record.total_bytes
+                return [self._open(stage, now)]
             case Listening(epoch=self.epoch, endpoint=endpoint):
                 record.phase = "listening"
                 record.endpoint = endpoint
+                return self._connect(now)
             case Linked(epoch=self.epoch):
                 record.phase = "linked"
-                record.detail = ""
+                self.was_ready = self.was_ready or self.is_ready
             case Heartbeat():
                 record.heartbeat = message
                 record.memory_bytes = message.memory_bytes or record.memory_bytes
             case _:
                 pass
-        return self._advance()
+        return []
 
-    def lost(self, stage: int, reason: str) -> Orders:
+    def lost(self, stage: int, reason: str, now: float) -> Orders:
         """A worker process ended: the next epoch begins for the others."""
         record = self._stages[stage]
         record.phase = "down"
@@ -182,35 +139,36 @@ class Cluster:
         record.heartbeat = None
         record.memory_bytes = 0
         record.detail = reason
-        return self.restart_epoch()
+        return self.restart_epoch(now)
 
-    def restart_epoch(self) -> Orders:
+    def restart_epoch(self, now: float) -> Orders:
         """Begin the next epoch: every stage forgets its requests and links anew."""
         if self.stopping:
             return []
         self.epoch += 1
-        for record in self._stages:
-            if record.phase in ("listening", "connecting", "linked"):
-                record.phase = "loaded"
-        return self._advance()
+        linking = ("opening", "listening", "connecting", "linked")
+        return [self._open(index, now) for index, record in enumerate(self._stages) if record.phase in linking]
 
     def stop(self) -> None:
         """No stage will be started again."""
         self.stopping = True
 
-    def _advance(self) -> Orders:
+    def _open(self, stage: int, now: float) -> tuple[int, Message]:
+        self._stages[stage].phase = "opening"
+        self._stages[stage].progressed = now
+        return stage, Listen(epoch=self.epoch)
+
+    def _connect(self, now: float) -> Orders:
+        """Once all stages listen, each is told where the next one does."""
+        if any(record.phase != "listening" for record in self._stages):
+            return []
         orders: Orders = []
+        count = len(self._stages)
         for index, record in enumerate(self._stages):
-            if record.phase == "loaded" and record.epoch != self.epoch:
-                record.epoch = self.epoch
-                orders.append((index, Listen(epoch=self.epoch)))
-        if all(record.phase == "listening" for record in self._stages):
-            count = len(self._stages)
-            for index, record in enumerate(self._stages):
-                record.phase = "connecting"
-                endpoint = self._stages[(index + 1) % count].endpoint if count > 1 else None
-                orders.append((index, Connect(epoch=self.epoch, endpoint=endpoint)))
-        self.was_ready = self.was_ready or self.is_ready
+            record.phase = "connecting"
+            record.progressed = now
+            endpoint = self._stages[(index + 1) % count].endpoint if count > 1 else None
+            orders.append((index, Connect(epoch=self.epoch, endpoint=endpoint)))
         return orders
 
     def _assignment(self, stage: int) -> Assign:
@@ -222,7 +180,6 @@ class Cluster:
             first=first,
             end=end,
             quantize=self._quantize,
-            context=self._context,
         )
 
     # --- questions ---
@@ -237,9 +194,13 @@ class Cluster:
         """Whether a request can run now."""
         return not self.stopping and all(record.phase == "linked" for record in self._stages)
 
+    def hears(self, stage: int) -> bool:
+        """Whether the stage's worker reads its messages now: it neither starts nor loads."""
+        return self._stages[stage].phase not in ("down", "starting", "loading")
+
     def session(self, stage: int) -> str:
-        """The name of the stage's current life, empty if it is down."""
-        return self._stages[stage].session
+        """The name of the stage's current life, empty if it is down or there is no such stage."""
+        return self._stages[stage].session if 0 <= stage < len(self._stages) else ""
 
     def describe(self, stage: int) -> str:
         """The stage as messages name it."""
@@ -258,18 +219,21 @@ class Cluster:
         return "; ".join(waiting) or None
 
     def overdue(self, now: float, *, silence: float, loading: float, stall: float) -> list[tuple[int, str]]:
-        """Stages whose process should be ended, and why: silent, loading without progress, or in one step for longer
-        than these seconds."""
+        """Stages whose process should be ended, and why: silent, loading without progress, in one step or without an
+        answer for longer than these seconds."""
         late: list[tuple[int, str]] = []
         for index, record in enumerate(self._stages):
-            beat = record.heartbeat
+            busy = record.heartbeat.busy_seconds if record.heartbeat else 0.0
+            waited = now - record.progressed
             fetching = record.phase == "loading" and record.total_bytes == 0  # the hub client has its own timeouts
-            if record.phase in ("starting", "loading") and not fetching and now - record.progressed > loading:
-                late.append((index, f"no progress of loading for {now - record.progressed:.0f} s"))
+            if record.phase in ("starting", "loading") and not fetching and waited > loading:
+                late.append((index, f"no progress of loading for {waited:.0f} s"))
             elif record.phase not in ("down", "starting") and now - record.seen > silence:
                 late.append((index, f"no sign of life for {now - record.seen:.0f} s"))
-            elif beat is not None and record.phase == "linked" and beat.busy_seconds > stall:
-                late.append((index, f"in one step for {beat.busy_seconds:.0f} s"))
+            elif record.phase in ("opening", "connecting") and waited > stall:
+                late.append((index, f"no answer while linking for {waited:.0f} s"))
+            elif record.phase == "linked" and busy > stall:
+                late.append((index, f"in one step for {busy:.0f} s"))
         return late
 
     def view(self, *, running: int, waiting: int) -> ClusterView:
@@ -306,6 +270,8 @@ class Cluster:
             state_bytes=beat.state_bytes if beat else 0,
             sequences=beat.sequences if beat else 0,
             steps=beat.steps if beat else 0,
+            stale_messages=beat.stale_messages if beat else 0,
+            duplicate_messages=beat.duplicate_messages if beat else 0,
             restarts=max(record.restarts, 0),
             step_seconds=beat.step_seconds if beat else 0.0,
             detail=record.detail,

@@ -27,13 +27,15 @@ class Control:
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.SNDHWM, 0)  # the messages are few and small, and none may be lost
+        self._socket.setsockopt(zmq.RCVHWM, 0)
         self._socket.bind(endpoint)
         self._descriptor = int(self._socket.getsockopt(zmq.FD))
         self._loop.add_reader(self._descriptor, self._drain)
 
     def send(self, stage: int, session: str, message: Message) -> None:
         """Send at once; a worker that is gone meanwhile is noticed by its supervisor, not here."""
-        with contextlib.suppress(zmq.ZMQError):
+        with contextlib.suppress(zmq.ZMQError):  # unroutable: no other reason, there is no limit to the queue
             self._socket.send_multipart([f"stage-{stage}/{session}".encode(), encode(message)], zmq.NOBLOCK)
         # the descriptor tells of new messages once, and sending may have taken that notice
         self._loop.call_soon(self._drain)
@@ -52,6 +54,8 @@ class Control:
                 return
             try:
                 stage, session = identity.decode().partition("-")[2].split("/")
-                self._receive(int(stage), session, decode(frames[0], FromWorker))
+                number, message = int(stage), decode(frames[0], FromWorker)
             except (ProtocolError, ValueError, IndexError) as error:
                 log.warning("dropped a message from %r: %s", identity, error)
+                continue
+            self._receive(number, session, message)

@@ -1,5 +1,5 @@
-"""The running cluster: workers, links and requests brought together. The shell of effects around the pure parts
-(`cluster`, `scheduler`)."""
+"""The running cluster: processes, sockets and waiting clients. What to do is decided by the pure parts
+(`coordination`, `restarts`); here it is done."""
 
 import asyncio
 import itertools
@@ -10,29 +10,32 @@ import tempfile
 import time
 from collections.abc import AsyncGenerator, Coroutine
 from pathlib import Path
+from typing import Self
 
 import msgspec
 
-from coordinator.cluster import Cluster, ClusterView, Orders
+from coordinator.cluster import Cluster
 from coordinator.control import Control
+from coordinator.coordination import Coordination, Effects
 from coordinator.request import Request, Token
+from coordinator.restarts import Restarts
 from coordinator.scheduler import Scheduler
 from coordinator.supervisor import Supervisor
-from worker.errors import CheckpointError, ClusterError, NotReadyError, StageFailedError, StagelineError
-from worker.protocol import Closed, Failed, Fault, Message, Stop, Tokens
+from coordinator.view import ClusterView
+from worker.errors import CheckpointError, ClusterError, NotReadyError, StagelineError
+from worker.protocol import Failed, Message, Stop
 
 log = logging.getLogger("stageline.pipeline")
 
 LEASE_STEPS = 32
 CHECK_SECONDS = 1.0
-MAX_FAILURES_IN_A_ROW = 5
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """How a pipeline behaves, times in seconds.
 
     A worker is ended after `silence` without a sign of life, `loading` without progress of loading, or `stall` in one
-    step. One that failed twice in a row is started again after `backoff`, which doubles up to `backoff_limit`.
+    step. `backoff` and `backoff_limit` are those of `Restarts`.
     """
 
     prefill_chunk: int
@@ -45,18 +48,21 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pipeline:
-    """Serves requests over the stages of `cluster`. Use `async with`; leaving it ends every worker."""
+    """Serves requests over the stages of `cluster`. Use `async with`; leaving it ends every worker.
+
+    `fatal` is done when the cluster cannot go on, with the reason.
+    """
 
     def __init__(self, cluster: Cluster, *, limits: Limits) -> None:
-        stages = cluster.stages
         self._cluster = cluster
         self._limits = limits
         self._scheduler = Scheduler(
-            batches=stages, chunk=limits.prefill_chunk, lease=LEASE_STEPS, max_running=limits.max_running
+            batches=cluster.stages, chunk=limits.prefill_chunk, lease=LEASE_STEPS, max_running=limits.max_running
         )
+        self._coordination = Coordination(cluster, self._scheduler)
+        self._restarts = Restarts(cluster.stages, backoff=limits.backoff, limit=limits.backoff_limit)
         self._streams: dict[int, asyncio.Queue[Token | StagelineError]] = {}
         self._numbers = itertools.count(1)
-        self._failures = [0] * stages
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_words: dict[int, Failed] = {}
@@ -65,25 +71,34 @@ class Pipeline:
         self._runtime = Path(tempfile.mkdtemp(prefix=f"stageline-{os.getuid()}-", dir="/tmp"))
         endpoint = f"ipc://{self._runtime}/control"
         self._control = Control(endpoint, self._received)
-        self._supervisor = Supervisor(stages=stages, endpoint=endpoint, runtime=self._runtime, ended=self._ended)
-        self._stages = stages
+        self._supervisor = Supervisor(
+            stages=cluster.stages, endpoint=endpoint, runtime=self._runtime, ended=self._ended
+        )
 
-    async def __aenter__(self) -> "Pipeline":
-        self._spawn(self._watch())
-        for stage in range(self._stages):
-            await self._start(stage)
+    async def __aenter__(self) -> Self:
+        try:
+            self._spawn(self._watch())
+            for stage in range(self._cluster.stages):
+                await self._start(stage)
+        except BaseException:
+            await self.__aexit__()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._cluster.stop()
         self._scheduler.halt()
-        self._fail(list(self._streams), NotReadyError("the cluster is stopping"))
+        for number in list(self._streams):
+            self._deliver(number, NotReadyError("the cluster is stopping"))
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        hearing = {stage for stage in range(self._cluster.stages) if self._cluster.hears(stage)}
         try:
-            await self._supervisor.stop(lambda: self._send([(stage, Stop()) for stage in range(self._stages)]))
+            await self._supervisor.stop(
+                lambda: self._carry_out(Effects([(stage, Stop()) for stage in hearing])), hearing=hearing
+            )
         finally:
-            for task in list(self._tasks):
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
             self._control.close()
             shutil.rmtree(self._runtime, ignore_errors=True)
 
@@ -101,7 +116,7 @@ class Pipeline:
         stream: asyncio.Queue[Token | StagelineError] = asyncio.Queue()
         self._streams[number] = stream
         try:
-            self._to_first(self._scheduler.submit(number, request))
+            self._carry_out(self._coordination.submit(number, request))
             while True:
                 item = await stream.get()
                 if isinstance(item, StagelineError):
@@ -111,7 +126,7 @@ class Pipeline:
                     return
         finally:
             del self._streams[number]
-            self._to_first(self._scheduler.cancel(number))
+            self._carry_out(self._coordination.cancel(number))
 
     def problem(self) -> str | None:
         """Why no request can run now, naming the stage; None if one can."""
@@ -130,37 +145,20 @@ class Pipeline:
 
     def _received(self, stage: int, session: str, message: Message) -> None:
         was_ready = self._cluster.is_ready
+        now = time.monotonic()
+        if isinstance(message, Failed):
+            self._last_words[stage] = message
         try:
-            self._send(self._cluster.received(stage, session, message, time.monotonic()))
+            effects = self._coordination.received(stage, session, message, now)
         except ClusterError as error:
             self._give_up(error)
-        if session != self._cluster.session(stage):
             return
-        match message:
-            case Tokens(epoch=epoch) if epoch == self._scheduler.epoch:
-                deliveries, orders = self._scheduler.sampled(message)
-                self._to_first(orders)
-                for number, token in deliveries:
-                    if number in self._streams:
-                        self._streams[number].put_nowait(token)
-            case Closed(epoch=epoch, request=number) if epoch == self._scheduler.epoch:
-                self._to_first(self._scheduler.closed(number))
-            case Fault(epoch=epoch) if epoch == self._cluster.epoch:
-                self._fault(stage, message)
-            case Failed():
-                self._last_words[stage] = message
-            case _:
-                pass
         if self._cluster.is_ready and not was_ready:
-            self._failures = [0] * self._stages
-            self._to_first(self._scheduler.begin(self._cluster.epoch))
+            self._restarts.ready(now)
+        if effects.errors:
+            log.error("%s", effects.errors[0][1].message)
+        self._carry_out(effects)
         self._changed.set()
-
-    def _fault(self, stage: int, fault: Fault) -> None:
-        reason = f"{self._cluster.describe(stage)}: {fault.message}"
-        log.error("fault %s at %s", fault.code, reason)
-        self._send(self._cluster.restart_epoch())
-        self._abandon(StageFailedError(f"{reason}; the request's state is lost, send it again"))
 
     def _ended(self, stage: int, reason: str) -> None:
         """A worker process is gone: fail what ran, start it again."""
@@ -168,64 +166,60 @@ class Pipeline:
             return
         words = self._last_words.pop(stage, None)
         where = self._cluster.describe(stage)
-        if words is not None:
-            reason = words.message
+        reason = words.message if words is not None else reason
         log.error("%s is down: %s", where, reason)
-        self._send(self._cluster.lost(stage, reason))
-        self._abandon(
-            StageFailedError(f"{where} is down ({reason}); it is being started again, send the request again")
-        )
+        now = time.monotonic()
+        self._carry_out(self._coordination.lost(stage, reason, now))
         self._changed.set()
-        self._failures[stage] += 1
+        delay = self._restarts.lost(stage, now)
         if words is not None and words.user:
             self._give_up(CheckpointError(words.message))
-        elif self._failures[stage] >= MAX_FAILURES_IN_A_ROW:
-            self._give_up(ClusterError(f"{where} failed {self._failures[stage]} times in a row: {reason}"))
+        elif delay is None:
+            self._give_up(ClusterError(f"{where} failed again and again before the cluster was ready: {reason}"))
         else:
-            self._spawn(self._restart(stage))
+            self._spawn(self._restart(stage, delay))
 
-    async def _restart(self, stage: int) -> None:
-        failures = self._failures[stage]
-        if failures > 1:
-            await asyncio.sleep(min(self._limits.backoff * 2 ** (failures - 2), self._limits.backoff_limit))
+    async def _restart(self, stage: int, delay: float) -> None:
+        await asyncio.sleep(delay)
         await self._start(stage)
 
     async def _start(self, stage: int) -> None:
-        session, pid = await self._supervisor.start(stage)
+        try:
+            session, pid = await self._supervisor.start(stage)
+        except OSError as error:  # no process or descriptor to be had: as if it had died at once
+            self._ended(stage, f"cannot be started: {error.strerror}")
+            return
         self._cluster.spawned(stage, session, pid, time.monotonic())
         self._changed.set()
 
     async def _watch(self) -> None:
         """End workers that went silent; the supervisor then starts them again."""
+        limits = self._limits
+        last = time.monotonic()
         while True:
             await asyncio.sleep(CHECK_SECONDS)
             now = time.monotonic()
-            limits = self._limits
-            for stage, why in self._cluster.overdue(
-                now, silence=limits.silence, loading=limits.loading, stall=limits.stall
-            ):
-                log.error("%s: %s, ending it", self._cluster.describe(stage), why)
-                self._supervisor.kill(stage)
+            # after a pause of this process (Ctrl-Z, a sleeping machine) the heartbeats are still waiting to be read
+            if now - last < 2 * CHECK_SECONDS:
+                late = self._cluster.overdue(now, silence=limits.silence, loading=limits.loading, stall=limits.stall)
+                for stage, why in late:
+                    self._last_words[stage] = Failed(message=why, user=False)
+                    self._supervisor.kill(stage)
+            last = now
 
     # --- effects ---
 
-    def _send(self, orders: Orders) -> None:
-        for stage, message in orders:
+    def _carry_out(self, effects: Effects) -> None:
+        for stage, message in effects.orders:
             session = self._cluster.session(stage)
             if session:
                 self._control.send(stage, session, message)
+        for number, item in (*effects.tokens, *effects.errors):
+            self._deliver(number, item)
 
-    def _to_first(self, messages: list[Message]) -> None:
-        self._send([(0, message) for message in messages])
-
-    def _abandon(self, error: StagelineError) -> None:
-        """The epoch is over: every request that ran ends with this error; those that wait go on waiting."""
-        self._fail(self._scheduler.halt(), error)
-
-    def _fail(self, numbers: list[int], error: StagelineError) -> None:
-        for number in numbers:
-            if number in self._streams:
-                self._streams[number].put_nowait(error)
+    def _deliver(self, number: int, item: Token | StagelineError) -> None:
+        if number in self._streams:
+            self._streams[number].put_nowait(item)
 
     def _give_up(self, error: StagelineError) -> None:
         if not self.fatal.done():

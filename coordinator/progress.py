@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
-from coordinator.cluster import ClusterView, StageView
 from coordinator.size import size
+from coordinator.view import ClusterView, StageView
 
 Show = Callable[[ClusterView], None]
 LINE_EVERY_PERCENT = 25

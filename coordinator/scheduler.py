@@ -65,6 +65,11 @@ class Scheduler:
         self._waiting.append((number, request))
         return self._admit()
 
+    def misses(self, message: Tokens) -> bool:
+        """Whether a token came without the one before it."""
+        running = ((self._running.get(sampled.request), sampled.position) for sampled in message.tokens)
+        return any(sequence is not None and position > sequence.position for sequence, position in running)
+
     def sampled(self, message: Tokens) -> tuple[list[tuple[int, Token]], list[Message]]:
         """The last stage sampled tokens: what to deliver, what to send."""
         deliveries: list[tuple[int, Token]] = []
@@ -75,7 +80,7 @@ class Scheduler:
             running = self._running.get(sampled.request)
             if running is None:
                 continue  # cancelled meanwhile
-            if sampled.position != running.position:
+            if sampled.position < running.position:
                 repeated = True
                 continue
             running.position += 1

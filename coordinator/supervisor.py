@@ -2,11 +2,10 @@
 
 import asyncio
 import contextlib
-import os
 import signal
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 DRAIN_SECONDS = 3.0
@@ -57,21 +56,25 @@ class Supervisor:
             with contextlib.suppress(ProcessLookupError):
                 self._processes[stage].kill()
 
-    async def stop(self, ask: Callable[[], None]) -> None:
-        """End all workers: `ask` them to leave, wait, SIGTERM, wait, SIGKILL, and reap every one."""
+    async def stop(self, ask: Callable[[], None], *, hearing: Collection[int]) -> None:
+        """End all workers: `ask` them to leave, wait, SIGTERM, wait, SIGKILL, and reap every one.
+
+        Those that are not `hearing`, because they start or load, get the SIGTERM at once.
+        """
         ask()
+        self._signal(signal.SIGTERM, [stage for stage in self._processes if stage not in hearing])
         if await self._all_ended(DRAIN_SECONDS):
             return
-        self._signal(signal.SIGTERM)
+        self._signal(signal.SIGTERM, self._processes)
         if await self._all_ended(TERMINATE_SECONDS):
             return
-        self._signal(signal.SIGKILL)
+        self._signal(signal.SIGKILL, self._processes)
         await self._all_ended(None)
 
-    def _signal(self, number: int) -> None:
-        for process in self._processes.values():
+    def _signal(self, number: int, stages: Iterable[int]) -> None:
+        for stage in stages:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, number)
+                self._processes[stage].send_signal(number)
 
     async def _all_ended(self, seconds: float | None) -> bool:
         if self._waits:

@@ -14,7 +14,7 @@ import click
 import mlx.core as mx
 
 from worker.hub import describe
-from worker.loading import load_engine
+from worker.loading import load_stage_of
 from worker.protocol import Assign, Open, Sampling, Segment, Tokens
 
 REQUEST = 1
@@ -40,8 +40,8 @@ def main(engine: str, model: str, prompt_tokens: int, tokens: int) -> None:
 
 
 def _stage(model: str, layers: int) -> Callable[[list[int], int], Iterator[int]]:
-    assign = Assign(stage=0, stages=1, model=model, first=0, end=layers, quantize=None, context=1 << 20)
-    engine = load_engine(assign, lambda loaded, total: None)
+    assign = Assign(stage=0, stages=1, model=model, first=0, end=layers, quantize=None)
+    engine = load_stage_of(assign, lambda loaded, total: None)()
 
     def generate(prompt: list[int], count: int) -> Iterator[int]:
         limit = len(prompt) + count

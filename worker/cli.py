@@ -1,6 +1,7 @@
 """`stageline worker`: one stage's process. `stageline up` starts these; by hand it is for debugging one stage."""
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -26,28 +27,29 @@ def main(control: str, session: str, stage: int, stages: int, runtime: Path, lea
     for name, value in _MLX_DEFAULTS.items():
         os.environ.setdefault(name, value)
     if leave_with_parent:
-        threading.Thread(target=_leave_with_parent, name="parent", daemon=True).start()
+        threading.Thread(target=_leave_with_parent, args=(runtime,), name="parent", daemon=True).start()
 
-    from worker.loading import hello, load_engine  # imports mlx, which reads the environment
+    from worker.loading import hello, load_stage_of  # imports mlx, which reads the environment
     from worker.pulse import Pulse
     from worker.service import Service
     from worker.transport import Transport
 
     transport = Transport(control=control, session=session, stage=stage, stages=stages, runtime=runtime)
-    service = Service(transport, stage=stage, stages=stages, load=load_engine)
+    service = Service(transport, stage=stage, stages=stages, load=load_stage_of)
     signal.signal(signal.SIGTERM, lambda *_: service.terminate())
     pulse = Pulse(control=control, session=session, stage=stage)
     pulse.start(service.vitals.heartbeat)
     try:
-        sys.exit(service.run(hello(stage)))
+        sys.exit(service.run(hello()))
     finally:
         pulse.close()
 
 
-def _leave_with_parent() -> None:
+def _leave_with_parent(runtime: Path) -> None:
     """Standard input is a pipe that nobody writes to; it ends when the coordinator does, however that happens."""
     while os.read(0, 1):
         pass
+    shutil.rmtree(runtime, ignore_errors=True)  # nobody else is left to do it
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(5)
     os._exit(1)  # the compute thread is stuck and nobody is left to end it

@@ -43,10 +43,6 @@ class Driver:
 
     def __init__(self, *, run_ahead: int) -> None:
         self._run_ahead = run_ahead
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget everything: a new epoch begins."""
         self._sequences: dict[int, _Sequence] = {}
         self._batches: dict[int, _Batch] = {}
         self._chunks: deque[Chunk] = deque()

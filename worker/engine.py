@@ -12,16 +12,14 @@ from worker.protocol import Activations, DType, Open, Sampled, Segment, Tokens, 
 from worker.sampling import Sampler
 from worker.stage import Stage
 
-# how a tensor's bytes are read: msgpack and memoryview know no bfloat16, so it travels as its 16 bits
-_CODES: dict[DType, str] = {"bfloat16": "H", "float16": "e", "float32": "f"}
-_NAMES: dict[mx.Dtype, DType] = {mx.bfloat16: "bfloat16", mx.float16: "float16", mx.float32: "float32"}
-
+_DTYPES: dict[DType, mx.Dtype] = {"bfloat16": mx.bfloat16, "float16": mx.float16, "float32": mx.float32}
+_NAMES: dict[mx.Dtype, DType] = {dtype: name for name, dtype in _DTYPES.items()}
 
 Output = tuple[Activations, memoryview] | Tokens | None
 
 
 class Pending(msgspec.Struct, frozen=True):
-    """A step whose arrays are being computed: hidden states [T, D], or tokens [S] on the last stage."""
+    """A step being computed: the bits of hidden states [T, D], or tokens [S] on the last stage."""
 
     batch: int | None
     segments: tuple[Segment, ...]
@@ -29,31 +27,29 @@ class Pending(msgspec.Struct, frozen=True):
 
 
 class Engine:
-    """One stage with the state and the samplers of its requests.
+    """One stage with the state and the samplers of an epoch's requests.
 
     `start` builds and launches a step, `finish` waits for its result; between the two the caller may start another.
     """
 
     def __init__(self, stage: Stage, *, hidden_size: int, is_last: bool) -> None:
         self.hidden_size = hidden_size
-        self.dtype: DType = _NAMES[stage.dtype]
         self._stage = stage
         self._state = stage.new_state()
         self._sampler = Sampler()
+        self._dtype: DType = _NAMES[stage.dtype]
         self._is_last = is_last
         self._endings: dict[int, Open] = {}
         self._sampled: dict[int, mx.array] = {}
 
+    @property
+    def computes_in_background(self) -> bool:
+        """Whether `start` returns before the step is computed. On a CPU MLX computes nearly all of it there."""
+        return mx.default_device() != mx.cpu
+
     def memory(self) -> tuple[int, int, int]:
         """Bytes that MLX holds, bytes of them that are state, and number of sequences."""
         return mx.get_active_memory(), self._state.nbytes, self._state.sequences
-
-    def clear(self) -> None:
-        """Forget all requests: a new epoch begins."""
-        self._state.clear()
-        self._sampler.clear()
-        self._endings.clear()
-        self._sampled.clear()
 
     def open(self, message: Open) -> None:
         """A request begins."""
@@ -79,16 +75,18 @@ class Engine:
         return self._start(batch, segments, ids_T)
 
     def start_hidden(self, message: Activations, payload: memoryview) -> Pending:
-        """Launch a step on a later stage from the bytes of hidden states [T, D] (already checked)."""
-        flat = mx.array(payload.cast("B").cast(_CODES[message.dtype]))  # pyright: ignore (a buffer is an array)
-        if message.dtype == "bfloat16":
-            flat = flat.view(mx.bfloat16)
-        return self._start(message.batch, message.segments, flat.reshape(message.shape))
+        """Launch a step on a later stage from the bits of hidden states [T, D] (already checked)."""
+        bits = payload.cast("B").cast("I" if message.dtype == "float32" else "H")
+        x_TD = mx.array(bits).view(_DTYPES[message.dtype]).reshape(message.shape)  # pyright: ignore (a buffer is an array)
+        return self._start(message.batch, message.segments, x_TD)
 
     def _start(self, batch: int | None, segments: tuple[Segment, ...], inputs: mx.array) -> Pending:
         sample = [index for index, segment in enumerate(segments) if segment.sample]
         output = self._stage(inputs, [(s.request, s.count) for s in segments], self._state, sample)
-        if self._is_last and sample:
+        if not self._is_last:
+            # the view now: made later it would wait behind the step that is launched meanwhile
+            output = output.view(mx.uint32 if self._dtype == "float32" else mx.uint16)
+        elif sample:
             rows = [segments[index] for index in sample]
             output = self._sampler(output, requests_of(rows), [row.first + row.count for row in rows])
             if batch is not None:
@@ -102,14 +100,9 @@ class Engine:
         if not self._is_last:
             rows, width = pending.output.shape
             header = Activations(
-                epoch=epoch,
-                batch=pending.batch,
-                segments=pending.segments,
-                dtype=self.dtype,
-                shape=(rows, width),
+                epoch=epoch, batch=pending.batch, segments=pending.segments, dtype=self._dtype, shape=(rows, width)
             )
-            raw = pending.output.view(mx.uint16) if self.dtype == "bfloat16" else pending.output
-            return header, memoryview(raw).cast("B")  # pyright: ignore (an array is a buffer)
+            return header, memoryview(pending.output).cast("B")  # pyright: ignore (an array is a buffer)
         sampling = [segment for segment in pending.segments if segment.sample]
         if not sampling:
             return None

@@ -3,7 +3,6 @@
 import os
 import platform
 from collections.abc import Callable
-from importlib.metadata import version
 
 import mlx.core as mx
 
@@ -15,21 +14,20 @@ from worker.stage import Stage
 from worker.weights import load_stage
 
 
-def hello(stage: int) -> Hello:
+def hello() -> Hello:
     """What this process is and runs on."""
     return Hello(
         protocol=PROTOCOL_VERSION,
-        stage=stage,
         pid=os.getpid(),
         host=platform.node(),
-        python=platform.python_version(),
-        mlx=version("mlx"),
         backend="cpu" if mx.default_device() == mx.cpu else "metal" if mx.metal.is_available() else "cuda",
     )
 
 
-def load_engine(assign: Assign, progress: Callable[[int, int], None]) -> Engine:
-    """The engine for layers [first, end) of the assigned checkpoint. `progress(loaded bytes, total bytes)`.
+def load_stage_of(assign: Assign, progress: Callable[[int, int], None]) -> Callable[[], Engine]:
+    """Layers [first, end) of the assigned checkpoint in memory; returns what makes an engine without requests.
+
+    `progress(loaded bytes, total bytes)` is called while it loads.
 
     Raises CheckpointError if the checkpoint cannot be served.
     """
@@ -53,4 +51,4 @@ def load_engine(assign: Assign, progress: Callable[[int, int], None]) -> Engine:
         final_norm=weights.final_norm,
         head=weights.head,
     )
-    return Engine(stage, hidden_size=spec.hidden_size, is_last=is_last)
+    return lambda: Engine(stage, hidden_size=spec.hidden_size, is_last=is_last)

@@ -62,11 +62,8 @@ class Hello(Message, frozen=True, kw_only=True):
     """First message of a worker's life."""
 
     protocol: int
-    stage: int
     pid: int
     host: str
-    python: str
-    mlx: str
     backend: str
 
 
@@ -79,9 +76,6 @@ class Loading(Message, frozen=True, kw_only=True):
 
 class Loaded(Message, frozen=True, kw_only=True):
     """The stage's layers are in memory."""
-
-    memory_bytes: int
-    dtype: DType
 
 
 class Listening(Message, frozen=True, kw_only=True):
@@ -98,7 +92,7 @@ class Linked(Message, frozen=True, kw_only=True):
 
 
 class Heartbeat(Message, frozen=True, kw_only=True):
-    """Sent by the I/O thread. `busy_seconds`: how long the compute thread has been in its current step, 0 if idle;
+    """Sent by the pulse's thread. `busy_seconds`: how long the compute thread has been in its current step, 0 if idle;
     `step_seconds`: mean compute time of its last decode steps, 0 if it has made none."""
 
     epoch: int
@@ -137,18 +131,16 @@ class Closed(Message, frozen=True, kw_only=True):
 
 
 class Fault(Message, frozen=True, kw_only=True):
-    """This stage cannot go on with these requests (all requests of the epoch if empty); it stays alive itself."""
+    """This stage cannot go on with the requests of this epoch; it stays alive itself."""
 
     epoch: int
     code: str
     message: str
-    requests: tuple[int, ...] = ()
 
 
 class Failed(Message, frozen=True, kw_only=True):
     """Last words of a worker that cannot serve. `user`: the message is about the user's input (exit status 2)."""
 
-    code: str
     message: str
     user: bool
 
@@ -165,11 +157,10 @@ class Assign(Message, frozen=True, kw_only=True):
     first: int
     end: int
     quantize: str | None
-    context: int
 
 
 class Listen(Message, frozen=True, kw_only=True):
-    """Forget all requests, close the data links and bind the input socket for this epoch."""
+    """A new epoch begins: forget all requests, close the data links and bind the input socket anew."""
 
     epoch: int
 

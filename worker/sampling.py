@@ -52,10 +52,6 @@ class Sampler:
         """Forgets a request; one that is not open is ignored."""
         self._rows.pop(request, None)
 
-    def clear(self) -> None:
-        """Forgets all requests."""
-        self._rows.clear()
-
     def __call__(self, logits_SV: mx.array, requests: Sequence[int], positions: Sequence[int]) -> mx.array:
         """Token ids [S] uint32, one for each row of `logits` (of any floating dtype).
 

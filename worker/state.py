@@ -102,7 +102,6 @@ class StageState:
         self._mamba = [layer for layer in layers if isinstance(layer, MambaSpec)]
         self._attention = [layer for layer in layers if isinstance(layer, AttentionSpec)]
         self._dtype = dtype
-        self._positions: dict[int, int] = {}
         self._caches: dict[int, list[KeyValues]] = {}
         self._packs: dict[int, Pack] = {}  # by request; members of a pack share one object
         self._pending: list[Pack | KeyValues] = []
@@ -110,7 +109,7 @@ class StageState:
     @property
     def sequences(self) -> int:
         """Number of open sequences."""
-        return len(self._positions)
+        return len(self._caches)
 
     @property
     def nbytes(self) -> int:
@@ -122,36 +121,25 @@ class StageState:
         )
 
     def open(self, request: int) -> None:
-        """Begins a sequence at position 0. Memory is taken at its first step."""
-        if request in self._positions:
+        """Begins a sequence. Memory is taken at its first step."""
+        if request in self._caches:
             raise ProtocolError(f"request {request} is already open on this stage")
-        self._positions[request] = 0
         self._caches[request] = [KeyValues(spec, self._dtype) for spec in self._attention]
 
     def close(self, request: int) -> None:
         """Forgets a sequence and frees its memory; a request that is not open is ignored."""
-        self._positions.pop(request, None)
-        self._caches.pop(request, None)
+        caches = self._caches.pop(request, [])
         pack = self._packs.pop(request, None)
         if pack is not None:
             self._keep(pack, without=(request,))
-
-    def clear(self) -> None:
-        """Forgets all sequences."""
-        self._positions.clear()
-        self._caches.clear()
-        self._packs.clear()
-        self._pending.clear()
-
-    def position(self, request: int) -> int:
-        """The number of positions that the sequence has taken; the next row is this position."""
-        try:
-            return self._positions[request]
-        except KeyError:
-            raise ProtocolError(f"request {request} is not open on this stage") from None
+        # what waits to be evaluated must not keep alive what nobody needs any more
+        live = set(map(id, self._packs.values()))
+        self._pending = [
+            part for part in self._pending if (part not in caches if isinstance(part, KeyValues) else id(part) in live)
+        ]
 
     def begin(self, segments: Sequence[tuple[int, int]]) -> Step:
-        """Lays out a step of `(request, count)` segments, each request once, and advances the positions.
+        """Lays out a step of `(request, count)` segments, each request once.
 
         The caller runs every layer on the step before it begins the next one.
         """
@@ -161,10 +149,10 @@ class StageState:
         for request, count in segments:
             if count < 1:
                 raise ProtocolError(f"request {request} has {count} rows in a step, the least is 1")
-            self.position(request)
+            if request not in self._caches:
+                raise ProtocolError(f"request {request} is not open on this stage")
         spans, start = [], 0
         for request, count in segments:
-            self._positions[request] += count
             self._pending += self._caches[request]
             spans.append(Span(request, start, start + count, self._caches[request]))
             start += count

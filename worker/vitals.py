@@ -13,9 +13,9 @@ class Vitals:
     """What the worker is doing and holds. Every attribute is replaced as a whole, so a reader needs no lock."""
 
     def __init__(self) -> None:
-        self.epoch = 0
         self.stale = 0
         self.duplicates = 0
+        self._epoch = 0
         self._steps = 0
         self._started = 0.0
         self._measured = 0.0
@@ -25,7 +25,7 @@ class Vitals:
 
     def begin(self, epoch: int) -> None:
         """A new epoch: no step is under way."""
-        self.epoch = epoch
+        self._epoch = epoch
         self._started = 0.0
 
     def step_started(self) -> None:
@@ -54,7 +54,7 @@ class Vitals:
         """All of it as a message."""
         started, (memory_bytes, state_bytes, sequences) = self._started, self._memory
         return Heartbeat(
-            epoch=self.epoch,
+            epoch=self._epoch,
             steps=self._steps,
             busy_seconds=time.monotonic() - started if started else 0.0,
             step_seconds=self._step_seconds,

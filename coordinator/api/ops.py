@@ -6,7 +6,7 @@ from starlette.responses import Response
 
 from coordinator.api.errors import RETRY_AFTER_SECONDS, json_response
 from coordinator.api.generation import Backend
-from coordinator.cluster import StageView
+from coordinator.view import StageView
 
 
 class Readiness(msgspec.Struct, frozen=True, omit_defaults=True):

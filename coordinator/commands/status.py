@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from coordinator.client import Client
-from coordinator.cluster import ClusterView
 from coordinator.commands import options
 from coordinator.size import size
+from coordinator.view import ClusterView
 
 INTERVAL_SECONDS = 1.0
 LINE_WIDTH = 160  # where there is no window to fit into

@@ -82,7 +82,6 @@ def _prepare(settings: Settings) -> tuple[ServedModel, Cluster, Limits]:
         layers=layers,
         pattern=spec.pattern,
         quantize=settings.quantize,
-        context=context,
     )
     limits = Limits(
         prefill_chunk=settings.prefill_chunk,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from coordinator.cluster import ClusterView, StageView
+from coordinator.view import ClusterView, StageView
 
 EVENTS = "text/event-stream"
 
@@ -80,6 +80,8 @@ def view(cluster: str = "ready", /, **changed: Any) -> ClusterView:
                 "state_bytes": 0,
                 "sequences": 0,
                 "steps": 12,
+                "stale_messages": 0,
+                "duplicate_messages": 0,
                 "restarts": 0,
                 "step_seconds": 0.0,
                 **(changed if number == 1 else {}),

@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 
 from coordinator.cli import COMMANDS, root, run
-from coordinator.cluster import ClusterView
 from coordinator.commands.status import table
+from coordinator.view import ClusterView
 from tests.coordinator.scripted import Answer, as_error, as_events, chat_answer, chat_piece, serving, view
 
 CHAT = "POST /v1/chat/completions"

@@ -5,8 +5,8 @@ from collections.abc import AsyncGenerator, Sequence
 
 import msgspec
 
-from coordinator.cluster import ClusterView, StageView
 from coordinator.request import Request, Token
+from coordinator.view import ClusterView, StageView
 
 
 class Pause(msgspec.Struct, frozen=True):
@@ -69,6 +69,8 @@ def stage(index: int, pattern: str, *, loading: bool) -> StageView:
         state_bytes=0,
         sequences=0,
         steps=0,
+        stale_messages=0,
+        duplicate_messages=0,
         restarts=0,
         step_seconds=0.0,
         detail="1 of 4 KiB" if loading else "",

@@ -9,17 +9,16 @@ import random
 from collections import defaultdict, deque
 
 from coordinator.cluster import Cluster
-from coordinator.request import Request, Token
+from coordinator.coordination import Coordination
+from coordinator.request import Request
 from coordinator.scheduler import Scheduler
 from worker.engine import Pending
+from worker.links import Received
 from worker.protocol import (
     Activations,
     Assign,
-    Closed,
-    Fault,
     FromWorker,
     Hello,
-    Listening,
     OnLink,
     Sampled,
     Sampling,
@@ -29,7 +28,7 @@ from worker.protocol import (
     encode,
 )
 from worker.service import Service
-from worker.transport import Acked, FromControl, FromLink
+from worker.window import Window
 
 VOCABULARY = 251
 STOP_TOKEN = 7
@@ -65,16 +64,13 @@ def expected_tokens(request, stages):
 class HashEngine:
     """Stands for `worker.engine.Engine`."""
 
-    dtype = "float32"
     hidden_size = 8  # one digest
 
-    def __init__(self, stage, stages):
+    def __init__(self, stage, stages, computes_in_background):
         self.layer = stage
         self.is_first, self.is_last = stage == 0, stage == stages - 1
+        self.computes_in_background = computes_in_background
         self.steps = 0
-        self.clear()
-
-    def clear(self):
         self.states, self.openings, self.last = {}, {}, {}
 
     def open(self, message):
@@ -129,40 +125,56 @@ class HashEngine:
         return Tokens(epoch=epoch, batch=pending.batch, tokens=tuple(sampled))
 
 
-class MemoryTransport:
-    """Stands for `worker.transport.Transport`; `links` are the frames on their way."""
+class MemoryLinks:
+    """Stands for `worker.links.Links`; the world carries what is sent."""
 
-    def __init__(self, world, stage):
-        self.world, self.stage, self.sent, self.epoch = world, stage, 0, 0
-        self.inbox = []
+    def __init__(self, world, stage, epoch):
+        self.world, self.stage, self.epoch = world, stage, epoch
+        self.endpoint = f"memory-{stage}"
+        self.window = Window()
+        self.arrived = []
 
-    def events(self, *, wait):
-        events, self.inbox = self.inbox, []
-        return events
-
-    def report(self, message):
-        self.world.reports[self.stage].append(encode(message))
-
-    def send(self, message, payload=None):
-        self.sent += 1
-        self.world.links[self.stage].append((self.epoch, self.sent, encode(message), bytes(payload or b"")))
-        return self.sent
-
-    def acknowledge(self, sequence):
-        self.world.acks[(self.stage - 1) % self.world.stages].append(sequence)
-
-    def listen(self, epoch):
-        self.sent, self.epoch = 0, epoch
-        self.world.links[(self.stage - 1) % self.world.stages].clear()
-        self.world.acks[self.stage].clear()
-        self.report(Listening(epoch=epoch, endpoint=f"memory-{self.stage}"))
+    @property
+    def has_room(self):
+        return self.window.has_room
 
     def connect(self, endpoint):
         assert endpoint == f"memory-{(self.stage + 1) % self.world.stages}"
 
+    def send(self, message, payload=None):
+        sequence = self.window.sent(len(payload or b""))
+        self.world.links[self.stage].append((self.epoch, sequence, encode(message), bytes(payload or b"")))
+
+    def receive(self):
+        arrived, self.arrived = self.arrived, []
+        return arrived
+
+    def acknowledge(self, received):
+        self.world.acks[(self.stage - 1) % self.world.stages].append((self.epoch, received.sequence))
+
+
+class MemoryTransport:
+    """Stands for `worker.transport.Transport`."""
+
+    def __init__(self, world, stage):
+        self.world, self.stage = world, stage
+        self.inbox = []
+        self.links = None
+
+    def orders(self):
+        orders, self.inbox = self.inbox, []
+        return orders
+
+    def report(self, message):
+        self.world.reports[self.stage].append(encode(message))
+
+    def new_links(self, epoch):
+        self.links = MemoryLinks(self.world, self.stage, epoch)
+        return self.links
+
 
 class World:
-    """Scheduler, cluster and `stages` workers; `step` lets one thing happen."""
+    """Coordination and `stages` workers; `step` lets one thing happen."""
 
     def __init__(self, *, stages, seed, chunk=5, max_running=6, repeats=0.0):
         self.random = random.Random(seed)
@@ -175,30 +187,33 @@ class World:
             layers=[(stage, stage + 1) for stage in range(stages)],
             pattern="M" * stages,
             quantize=None,
-            context=1000,
         )
         self.scheduler = Scheduler(batches=stages, chunk=chunk, lease=LEASE, max_running=max_running)
-        self.tokens, self.finished, self.faults, self.closed, self.lost = defaultdict(list), {}, [], [], []
-        self.services = []
-        self.engines = {}
+        self.coordination = Coordination(self.cluster, self.scheduler)
+        self.tokens, self.finished, self.errors = defaultdict(list), {}, {}
+        self.services, self.engines = [], {}
         for stage in range(stages):
             self.cluster.spawned(stage, "life", stage, 0.0)
             self.services.append(self._service(stage))
 
     def _service(self, stage):
         def load(assign: Assign, progress):
-            self.engines[stage] = HashEngine(assign.stage, assign.stages)
-            return self.engines[stage]
+            def new_engine():
+                background = self.random.random() < 0.5
+                self.engines[stage] = HashEngine(assign.stage, assign.stages, background)
+                return self.engines[stage]
+
+            return new_engine
 
         transport = MemoryTransport(self, stage)
-        transport.report(Hello(protocol=1, stage=stage, pid=stage, host="here", python="3", mlx="0", backend="none"))
+        transport.report(Hello(protocol=1, pid=stage, host="here", backend="none"))
         return Service(transport, stage=stage, stages=self.stages, load=load)
 
     def submit(self, number, request):
-        self._command(self.scheduler.submit(number, request))
+        self._carry_out(self.coordination.submit(number, request))
 
     def cancel(self, number):
-        self._command(self.scheduler.cancel(number))
+        self._carry_out(self.coordination.cancel(number))
 
     def kill(self, stage):
         """The stage's process ends with all it holds, and is started again."""
@@ -206,17 +221,19 @@ class World:
             queues[stage].clear()
         self.links[stage].clear()
         self.acks[(stage - 1) % self.stages].clear()
-        self._order(self.cluster.lost(stage, "killed"))
-        self.lost += self.scheduler.halt()
+        self._carry_out(self.coordination.lost(stage, "killed", 0.0))
         self.cluster.spawned(stage, f"life {self.random.random()}", stage, 0.0)
         self.services[stage] = self._service(stage)
 
-    def _order(self, orders):
-        for stage, message in orders:
+    def _carry_out(self, effects):
+        for stage, message in effects.orders:
             self.commands[stage].append(encode(message))
-
-    def _command(self, messages):
-        self._order([(0, message) for message in messages])
+        for number, token in effects.tokens:
+            assert number not in self.finished, "a token after the end"
+            self.tokens[number].append(token.id)
+            if token.finish:
+                self.finished[number] = token.finish
+        self.errors |= dict(effects.errors)
 
     def step(self):
         """One random thing happens; False if nothing can."""
@@ -229,10 +246,10 @@ class World:
         return any(act(stage) for act, stage in choices)
 
     def _turn(self, stage):
-        return self.services[stage].turn(wait=False)
+        return self.services[stage].turn()
 
     def _deliver_command(self, stage):
-        self.services[stage]._transport.inbox.append(FromControl(decode(self.commands[stage].popleft(), ToWorker)))
+        self.services[stage]._transport.inbox.append(decode(self.commands[stage].popleft(), ToWorker))
         return True
 
     def _deliver_link(self, stage):
@@ -240,41 +257,22 @@ class World:
         message = decode(frame, OnLink)
         if not isinstance(message, Activations | Tokens) or self.random.random() >= self.repeats:
             self.links[stage].popleft()
-        receiver = self.services[(stage + 1) % self.stages]._transport
-        if receiver.epoch == epoch:  # else its socket is another one by now
-            receiver.inbox.append(FromLink(sequence, message, memoryview(payload)))
+        links = self.services[(stage + 1) % self.stages]._transport.links
+        if links is not None and links.epoch == epoch:  # else its sockets are others by now
+            links.arrived.append(Received(sequence, message, memoryview(payload)))
         return True
 
     def _deliver_ack(self, stage):
-        self.services[stage]._transport.inbox.append(Acked(self.acks[stage].popleft()))
+        epoch, sequence = self.acks[stage].popleft()
+        links = self.services[stage]._transport.links
+        if links is not None and links.epoch == epoch:
+            links.window.applied(sequence)
         return True
 
     def _deliver_report(self, stage):
         message = decode(self.reports[stage].popleft(), FromWorker)
-        ready = self.cluster.is_ready
-        self._order(self.cluster.received(stage, self.cluster.session(stage), message, 0.0))
-        if self.cluster.is_ready and not ready:
-            self._command(self.scheduler.begin(self.cluster.epoch))
-        match message:
-            case Tokens(epoch=epoch) if epoch == self.scheduler.epoch:
-                deliveries, orders = self.scheduler.sampled(message)
-                self._command(orders)
-                for number, token in deliveries:
-                    self._deliver(number, token)
-            case Closed(epoch=epoch, request=number) if epoch == self.scheduler.epoch:
-                self.closed.append(number)
-                self._command(self.scheduler.closed(number))
-            case Fault():
-                self.faults.append(message)
-            case _:
-                pass
+        self._carry_out(self.coordination.received(stage, self.cluster.session(stage), message, 0.0))
         return True
-
-    def _deliver(self, number, token: Token):
-        assert number not in self.finished, "a token after the end"
-        self.tokens[number].append(token.id)
-        if token.finish:
-            self.finished[number] = token.finish
 
 
 def request(number, prompt, max_tokens, stop=True):

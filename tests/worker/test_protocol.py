@@ -33,7 +33,7 @@ EXAMPLES = [
     (Open(epoch=1, request=2, sampling=Sampling(seed=2**64 - 1), stop_tokens=(2, 11), limit=9), ToWorker),
     (Chunk(epoch=1, request=2, first=0, tokens=(5, 6), final=True), ToWorker),
     (Lease(epoch=1, batch=0, requests=(2, 3), steps=32), ToWorker),
-    (Assign(stage=0, stages=2, model="m", first=0, end=4, quantize="8:32", context=100), ToWorker),
+    (Assign(stage=0, stages=2, model="m", first=0, end=4, quantize="8:32"), ToWorker),
     (Tokens(epoch=1, batch=None, tokens=(Sampled(2, 9, 77, "stop"), Sampled(3, 4, 5))), FromWorker),
     (ACTIVATIONS, OnLink),
 ]

@@ -217,7 +217,6 @@ def test_a_step_that_samples_nothing_gives_no_logits_but_advances() -> None:
     line = Line(stage_of(reference("MEM*E")))
     line.open(1)
     assert line.step([(1, prompt(1))], sample=()).shape == (0, 96)
-    assert line.parts[0][1].position(1) == 23
     whole = line.answer(2, [*prompt(1), 5], 1)[1]
     assert mx.abs(line.step([(1, [5])]) - whole).max().item() < CLOSE
 

@@ -1,0 +1,73 @@
+"""What a worker's message or end means for the cluster and for the requests. Pure: the pipeline carries it out."""
+
+from dataclasses import dataclass, field
+
+from coordinator.cluster import Cluster, Orders
+from coordinator.request import Request, Token
+from coordinator.scheduler import Scheduler
+from worker.errors import StageFailedError, StagelineError
+from worker.protocol import Closed, Fault, Message, Tokens
+
+
+@dataclass(slots=True)
+class Effects:
+    """Messages to send as (stage, message), tokens and errors to deliver as (request number, ...)."""
+
+    orders: Orders = field(default_factory=Orders)
+    tokens: list[tuple[int, Token]] = field(default_factory=list[tuple[int, Token]])
+    errors: list[tuple[int, StagelineError]] = field(default_factory=list[tuple[int, StagelineError]])
+
+
+class Coordination:
+    """Cluster and scheduler together: the scheduler runs exactly while the cluster is ready."""
+
+    def __init__(self, cluster: Cluster, scheduler: Scheduler) -> None:
+        self.cluster = cluster
+        self.scheduler = scheduler
+
+    def submit(self, number: int, request: Request) -> Effects:
+        """A new request, known to the stages by `number`."""
+        return self._to_first(self.scheduler.submit(number, request))
+
+    def cancel(self, number: int) -> Effects:
+        """Nobody wants the request any more; nothing happens if it has ended."""
+        return self._to_first(self.scheduler.cancel(number))
+
+    def received(self, stage: int, session: str, message: Message, now: float) -> Effects:
+        """A worker reported; what an earlier life of it says is dropped. Raises ClusterError for another protocol."""
+        cluster, scheduler = self.cluster, self.scheduler
+        if session != cluster.session(stage):
+            return Effects()
+        was_ready = cluster.is_ready
+        effects = Effects(cluster.received(stage, message, now))
+        if cluster.is_ready and not was_ready:
+            return self._to_first(scheduler.begin(cluster.epoch))
+        match message:
+            case Tokens(epoch=epoch) if epoch == scheduler.epoch:
+                if scheduler.misses(message):
+                    return self._fault(f"{cluster.describe(stage)} sent a token whose predecessor is missing", now)
+                effects.tokens, orders = scheduler.sampled(message)
+                effects.orders += [(0, order) for order in orders]
+            case Closed(epoch=epoch, request=number) if epoch == scheduler.epoch:
+                effects.orders += [(0, order) for order in scheduler.closed(number)]
+            case Fault(epoch=epoch) if epoch == cluster.epoch:
+                return self._fault(f"{cluster.describe(stage)}: {message.message}", now)
+            case _:
+                pass
+        return effects
+
+    def lost(self, stage: int, reason: str, now: float) -> Effects:
+        """A worker process has ended: what ran ends with an error, what waits goes on waiting."""
+        where = self.cluster.describe(stage)
+        orders = self.cluster.lost(stage, reason, now)
+        error = StageFailedError(f"{where} is down ({reason}); it is being started again, send the request again")
+        return Effects(orders, errors=[(number, error) for number in self.scheduler.halt()])
+
+    def _fault(self, reason: str, now: float) -> Effects:
+        """The epoch cannot go on."""
+        orders = self.cluster.restart_epoch(now)
+        error = StageFailedError(f"{reason}; the request's state is lost, send it again")
+        return Effects(orders, errors=[(number, error) for number in self.scheduler.halt()])
+
+    def _to_first(self, messages: list[Message]) -> Effects:
+        return Effects([(0, message) for message in messages])
