@@ -45,7 +45,7 @@ class Driver:
         self._run_ahead = run_ahead
         self._sequences: dict[int, _Sequence] = {}
         self._batches: dict[int, _Batch] = {}
-        self._chunks: deque[Chunk] = deque()
+        self._prompts: dict[int, deque[Chunk]] = {}
         self._chunk_is_due = False
 
     def open(self, message: Open) -> None:
@@ -55,7 +55,7 @@ class Driver:
     def chunk(self, message: Chunk) -> None:
         """Queue a piece of a prompt."""
         if message.request in self._sequences:
-            self._chunks.append(message)
+            self._prompts.setdefault(message.request, deque()).append(message)
 
     def lease(self, message: Lease) -> None:
         """Replace a batch's members and remaining steps, from its next step on."""
@@ -66,7 +66,7 @@ class Driver:
     def close(self, request: int) -> None:
         """A request is over or cancelled: none of its rows will run again."""
         self._sequences.pop(request, None)
-        self._chunks = deque(chunk for chunk in self._chunks if chunk.request != request)
+        self._prompts.pop(request, None)
 
     def tokens(self, message: Tokens) -> None:
         """The last stage sampled these. A repeated message changes nothing."""
@@ -87,11 +87,14 @@ class Driver:
 
     def has_work(self) -> bool:
         """Whether `next` would return a step."""
-        return bool(self._chunks) or any(self._ready(number) is not None for number in self._batches)
+        return bool(self._prompts) or any(self._ready(number) is not None for number in self._batches)
 
     def next(self) -> Step | None:
-        """The next step, or None: nothing can start before more is known. Decode goes first, then one chunk."""
-        if not (self._chunks and self._chunk_is_due):
+        """The next step, or None: nothing can start before more is known.
+
+        Decode goes first, then one chunk; prompts take turns, so that a short one does not wait for a long one's end.
+        """
+        if not (self._prompts and self._chunk_is_due):
             for number in list(self._batches):
                 step = self._decode(number)
                 if step is not None:
@@ -99,10 +102,14 @@ class Driver:
                     self._chunk_is_due = True
                     return step
         self._chunk_is_due = False
-        return self._prefill() if self._chunks else None
+        return self._prefill() if self._prompts else None
 
     def _prefill(self) -> Step:
-        chunk = self._chunks.popleft()
+        request = next(iter(self._prompts))
+        chunks = self._prompts.pop(request)
+        chunk = chunks.popleft()
+        if chunks:
+            self._prompts[request] = chunks  # behind the others
         self._sequences[chunk.request].position = chunk.first + len(chunk.tokens)
         segment = Segment(chunk.request, chunk.first, len(chunk.tokens), chunk.final)
         return Step(None, (segment,), chunk.tokens)
