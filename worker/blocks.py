@@ -7,7 +7,7 @@ Shapes: T rows of a step, D hidden size, E experts, I Mamba inner size, Q heads 
 queries, V heads of keys and values, A their size, S positions so far.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import mlx.core as mx
 
@@ -77,12 +77,15 @@ class Attention:
 
     def __call__(self, x_TD: mx.array, step: Step) -> mx.array:
         """[T, D] to [T, D]; appends to the sequences' keys and values. Each sequence attends alone."""
-        projected = self._q(x_TD), self._k(x_TD), self._v(x_TD)
+        return self._o(self.attend((self._q(x_TD), self._k(x_TD), self._v(x_TD)), step))
+
+    def attend(self, projected: Sequence[mx.array], step: Step) -> mx.array:
+        """Queries, keys and values [T, ..] of all rows to [T, Q * A]; appends to the sequences' keys and values."""
         parts = []
         for span in step.spans:
             q_TX, k_TX, v_TX = projected if len(step.spans) == 1 else (p[span.start : span.end] for p in projected)
             parts.append(self._attend(q_TX, k_TX, v_TX, span.caches[self._slot]))
-        return self._o(parts[0] if len(parts) == 1 else mx.concatenate(parts))
+        return parts[0] if len(parts) == 1 else mx.concatenate(parts)
 
     def _attend(self, q_TX: mx.array, k_TX: mx.array, v_TX: mx.array, cache: KeyValues) -> mx.array:
         T, size = q_TX.shape[0], self._spec.head_dim

@@ -10,11 +10,12 @@ Shapes: D in, N out, E experts, G groups of D, W 32-bit words of D.
 
 import json
 import math
+import os
+import shutil
 import struct
 import sys
-import tomllib
+import threading
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import mlx.core as mx
 
 from worker.config import read_spec
 from worker.errors import ConfigError, UserError
+from worker.presets import preset as read_preset
 from worker.quantization import Quantization, parse_quantization
 from worker.shards import INDEX
 from worker.spec import ModelSpec
@@ -31,6 +33,7 @@ PRINTABLE = range(0x20, 0x7F)  # the bytes, and so the tokens, that the model ma
 STEADY = 1.0  # hidden value that no layer changes, see `_pack`
 SILENCE = 4.0  # head weight on it of the tokens that are never said
 NORMS = ("norm", "gate_norm", "final_norm", "D")
+LEAVE_WITH_PARENT = "--leave-with-parent"
 RESIDUAL = ("out_proj", "o_proj", "down_proj", "shared_down", "latent_out")
 
 
@@ -39,7 +42,9 @@ def write_checkpoint(preset: str, directory: Path) -> None:
 
     Raises ConfigError if there is no such preset or the files cannot be written.
     """
-    settings = _read_preset(preset)
+    settings = read_preset(preset)
+    if "quantize" not in settings:
+        raise ConfigError(f"preset {preset!r} is for `stageline bench decode --preset {preset}`, not for a checkpoint")
     config: dict[str, Any] = settings["config"]
     to = parse_quantization(settings["quantize"])
     packing = {"group_size": to.group_size, "bits": to.bits, "mode": to.mode}
@@ -58,13 +63,6 @@ def write_checkpoint(preset: str, directory: Path) -> None:
             (directory / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write a checkpoint to {directory}: {error.strerror}") from error
-
-
-def _read_preset(preset: str) -> dict[str, Any]:
-    presets = {file.name.removesuffix(".toml"): file for file in files("worker").joinpath("presets").iterdir()}
-    if preset not in presets:
-        raise ConfigError(f"no preset {preset!r}, there are {', '.join(sorted(presets))}")
-    return tomllib.loads(presets[preset].read_text(encoding="utf-8"))
 
 
 def _tensors(spec: ModelSpec, to: Quantization, key: mx.array) -> Iterator[tuple[str, mx.array]]:
@@ -171,12 +169,23 @@ def _write_safetensors(path: Path, tensors: dict[str, mx.array]) -> int:
     return end
 
 
+def _leave_with_parent(directory: Path) -> None:
+    """Standard input is a pipe that nobody writes to; it ends when the parent does, and the files are for nobody."""
+    while os.read(0, 1):
+        pass
+    shutil.rmtree(directory, ignore_errors=True)
+    os._exit(1)
+
+
 def main(arguments: list[str]) -> int:
     """The command; returns the exit status."""
     try:
-        if len(arguments) != 2:
-            raise UserError("usage: python -m worker.demo PRESET DIR")
-        write_checkpoint(arguments[0], Path(arguments[1]))
+        if len(arguments) not in (2, 3) or arguments[2:] not in ([], [LEAVE_WITH_PARENT]):
+            raise UserError(f"usage: python -m worker.demo PRESET DIR [{LEAVE_WITH_PARENT}]")
+        directory = Path(arguments[1])
+        if arguments[2:]:
+            threading.Thread(target=_leave_with_parent, args=(directory,), name="parent", daemon=True).start()
+        write_checkpoint(arguments[0], directory)
     except UserError as error:
         print(error.message, file=sys.stderr)
         return error.exit_status

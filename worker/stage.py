@@ -9,6 +9,8 @@ from typing import assert_never
 import mlx.core as mx
 
 from worker.blocks import MLP, Attention, Block, Mamba, MoE, Weights
+from worker.decode import DecodePath, Layer
+from worker.fused import fuse, fuse_head
 from worker.matrix import Matrix
 from worker.spec import AttentionSpec, MambaSpec, MLPSpec, ModelSpec, MoESpec
 from worker.state import StageState
@@ -41,6 +43,7 @@ class Stage:
         self._embedding, self._final_norm, self._head = embedding, final_norm, head
         self._norms: list[mx.array] = []
         self._blocks: list[Block] = []
+        decode: list[Layer] = []
         mambas = attentions = 0
         for layer, weights in zip(self._layers, layer_weights, strict=True):
             norm_D = weights["norm"]
@@ -62,7 +65,12 @@ class Stage:
                     self._blocks.append(MLP(up, down))
                 case _:
                     assert_never(layer)
+            block = self._blocks[-1]
+            form = fuse(layer, spec.norm_eps, weights, mambas - 1, block)
+            decode.append(Layer(first + len(decode), norm_D, block, form))
         mx.eval(self.arrays)
+        self._decode = DecodePath(decode, spec.norm_eps, self.new_state)
+        self._finish = None if head is None or final_norm is None else fuse_head(head, final_norm, spec.norm_eps)
 
     @property
     def dtype(self) -> mx.Dtype:
@@ -82,6 +90,16 @@ class Stage:
         """Bytes of all weights."""
         return sum(a.nbytes for a in self.arrays)
 
+    @property
+    def fused_layers(self) -> int:
+        """How many layers decode through fused kernels."""
+        return self._decode.fused_layers
+
+    @property
+    def unfused(self) -> dict[int, str]:
+        """The layers that have no fused form, and why."""
+        return self._decode.reasons
+
     def new_state(self) -> StageState:
         """An empty state for these layers."""
         return StageState(self._layers, self.dtype)
@@ -99,12 +117,18 @@ class Stage:
         step = state.begin(segments)
         assert inputs.shape[0] == step.spans[-1].end
         x_TD = (inputs if self._embedding is None else self._embedding.rows(inputs)).astype(self.dtype)
-        for norm_D, block in zip(self._norms, self._blocks, strict=True):
-            x_TD = x_TD + block(mx.fast.rms_norm(x_TD, norm_D, self._eps), step)
+        decode = self._decode.takes(step, x_TD.shape[0])
+        if decode:
+            x_TD = self._decode(x_TD, step)
+        else:
+            for norm_D, block in zip(self._norms, self._blocks, strict=True):
+                x_TD = x_TD + block(mx.fast.rms_norm(x_TD, norm_D, self._eps), step)
         if self._head is None:
             return x_TD
         if not sample:
             return mx.zeros((0, self._vocab_size), self.dtype)
         last = [step.spans[index].end - 1 for index in sample]
         x_SD = x_TD if last == list(range(x_TD.shape[0])) else x_TD[mx.array(last)]
+        if decode and self._finish is not None:
+            return self._finish(x_SD)
         return self._head(mx.fast.rms_norm(x_SD, self._final_norm, self._eps))

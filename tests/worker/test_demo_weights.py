@@ -77,8 +77,9 @@ def test_the_command_writes_into_a_directory_that_exists(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["demo"], "usage: python -m worker.demo PRESET DIR"),
-        (["nano", "."], "no preset 'nano', there are bench, demo"),
+        (["demo"], "usage: python -m worker.demo PRESET DIR [--leave-with-parent]"),
+        (["none", "."], "no preset 'none', there are bench, demo, nano, super"),
+        (["nano", "."], "preset 'nano' is for `stageline bench decode --preset nano`, not for a checkpoint"),
         (["demo", "/dev/null/x"], "cannot write a checkpoint to /dev/null/x: Not a directory"),
     ],
 )

@@ -1,0 +1,1 @@
+"""One kernel text, three dialects: Metal, CUDA, and a CPU for tests."""

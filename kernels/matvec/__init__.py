@@ -1,0 +1,1 @@
+"""Products of packed matrices with a few vectors."""

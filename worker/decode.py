@@ -1,0 +1,151 @@
+"""Decode steps of a stage: its layers through the fused kernels where they have a fused form, else as `worker.blocks`.
+
+Runs of fused Mamba and expert layers become one compiled function each on a GPU: MLX then hands their launches over
+without Python in between. Every fused layer is compared with its block once, on this machine, before it is used.
+
+Shapes: T rows of a step, D hidden size.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import mlx.core as mx
+
+from kernels import backend
+from kernels.matvec.product import MAX_VECTORS
+from worker.blocks import Block
+from worker.fused import Fused, FusedAttention, FusedMamba
+from worker.state import StageState, Step
+
+log = logging.getLogger("stageline.kernels")
+
+CHECK_ROWS = 4
+CHECK_ERROR = 0.05  # relative, of the middle row: bfloat16 rounding is 0.01, and a near tie may change an expert
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer: its norm and block, and its fused form or the reason why it has none."""
+
+    index: int
+    norm_D: mx.array
+    block: Block
+    fused: Fused | str
+
+    def plain(self, x_TD: mx.array, step: Step, eps: float) -> mx.array:
+        """The layer by its block, residual included."""
+        return x_TD + self.block(mx.fast.rms_norm(x_TD, self.norm_D, eps), step)
+
+
+class DecodePath:
+    """The layers of a stage for steps of a few single positions.
+
+    `reasons` says for each layer without a fused form why it has none; `fused_layers` counts the others, and is 0
+    where there is no GPU.
+    """
+
+    def __init__(self, layers: Sequence[Layer], eps: float, new_state: Callable[[], StageState]) -> None:
+        self._eps = eps
+        usable = backend.current().fused
+        layers = [_checked(layer, eps, *pair) for layer, pair in _with_states(layers, new_state)] if usable else layers
+        self.reasons = {layer.index: layer.fused for layer in layers if isinstance(layer.fused, str)}
+        self.fused_layers = len(layers) - len(self.reasons) if usable else 0
+        self._parts = [_Run(list(run)) if fused else list(run) for fused, run in groupby(layers, _is_compilable)]
+        if usable:
+            for reason, count in Counter(self.reasons.values()).items():
+                log.warning("%d layers run without fused kernels: %s", count, reason)
+
+    def takes(self, step: Step, rows: int) -> bool:
+        """Whether every row is a single position of its sequence, and they are few enough for the kernels."""
+        return self.fused_layers > 0 and backend.current().fused and len(step.single) == rows <= MAX_VECTORS
+
+    def __call__(self, x_TD: mx.array, step: Step) -> mx.array:
+        """[T, D] to [T, D]; advances the step's state."""
+        for part in self._parts:
+            if isinstance(part, _Run):
+                x_TD = part(x_TD, step)
+                continue
+            for layer in part:
+                if isinstance(layer.fused, FusedAttention):
+                    x_TD = layer.fused(x_TD, step)
+                else:
+                    x_TD = layer.plain(x_TD, step, self._eps)
+        return x_TD
+
+
+class _Run:
+    """Fused Mamba and expert layers in a row. The states of the former go in and come out as arrays."""
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self._forms = [layer.fused for layer in layers if not isinstance(layer.fused, str)]
+        self._slots = [form.slot for form in self._forms if isinstance(form, FusedMamba)]
+        # the host dialect runs while the graph is built and cannot be traced
+        traceable = backend.current().dialect in ("cuda", "metal")
+        self._forward = mx.compile(self._layers) if traceable else self._layers
+
+    def __call__(self, x_TD: mx.array, step: Step) -> mx.array:
+        pack = step.batch
+        if pack is None:
+            return self._forward(x_TD)[0]
+        tails, states = ([arrays[slot] for slot in self._slots] for arrays in (pack.tails, pack.states))
+        x_TD, *after = self._forward(x_TD, *tails, *states)
+        for slot, tail, state in zip(self._slots, after[: len(tails)], after[len(tails) :], strict=True):
+            pack.tails[slot], pack.states[slot] = tail, state
+        return x_TD
+
+    def _layers(self, x_TD: mx.array, *held: mx.array) -> list[mx.array]:
+        count = len(self._slots)
+        tails, states = iter(held[:count]), iter(held[count:])
+        new_tails: list[mx.array] = []
+        new_states: list[mx.array] = []
+        for form in self._forms:
+            if isinstance(form, FusedMamba):
+                x_TD, tail, state = form.advance(x_TD, next(tails), next(states))
+                new_tails.append(tail)
+                new_states.append(state)
+            else:
+                assert not isinstance(form, FusedAttention)
+                x_TD = form(x_TD)
+        return [x_TD, *new_tails, *new_states]
+
+
+def _is_compilable(layer: Layer) -> bool:
+    return not isinstance(layer.fused, str | FusedAttention)
+
+
+def _with_states(
+    layers: Sequence[Layer], new_state: Callable[[], StageState]
+) -> Iterator[tuple[Layer, tuple[Step, Step]]]:
+    """Each layer with two steps over fresh states; a layer touches only its own part of them."""
+    steps: list[Step] = []
+    for _ in range(2):
+        state = new_state()
+        for request in range(CHECK_ROWS):
+            state.open(request)
+        steps.append(state.begin([(request, 1) for request in range(CHECK_ROWS)]))
+    return ((layer, (steps[0], steps[1])) for layer in layers)
+
+
+def _checked(layer: Layer, eps: float, fused_step: Step, plain_step: Step) -> Layer:
+    """The layer, without its fused form if that fails here or differs from the block."""
+    if isinstance(layer.fused, str):
+        return layer
+    x_TD = mx.random.normal((CHECK_ROWS, layer.norm_D.shape[0]), key=mx.random.key(layer.index))
+    x_TD = x_TD.astype(layer.norm_D.dtype)
+    try:
+        if isinstance(layer.fused, FusedMamba | FusedAttention):
+            fused_TD = layer.fused(x_TD, fused_step)
+        else:
+            fused_TD = layer.fused(x_TD)
+        plain_TD = layer.plain(x_TD, plain_step, eps).astype(mx.float32)
+        difference_T = mx.linalg.norm(fused_TD.astype(mx.float32) - plain_TD, axis=-1)
+        errors = sorted((difference_T / mx.linalg.norm(plain_TD - x_TD, axis=-1)).tolist())  # type: ignore[arg-type]
+    except (RuntimeError, ValueError) as error:
+        return Layer(layer.index, layer.norm_D, layer.block, f"the kernel fails here: {error}")
+    middle = errors[CHECK_ROWS // 2]
+    if not middle < CHECK_ERROR:
+        return Layer(layer.index, layer.norm_D, layer.block, f"the kernel differs from the reference by {middle:.3g}")
+    return layer
