@@ -1,75 +1,161 @@
-"""Decode speed in one process without sockets: `python -m worker.bench stage|mlx-lm MODEL` prints one JSON object.
+"""Decode speed in one process without sockets: `python -m worker.bench ENGINE [MODEL]` prints one JSON object.
 
-`stage` is the engine that a worker runs, on all layers; `mlx-lm` is mlx-lm's own generation loop. Both get the same
-prompt, choose greedily and keep one step in flight.
+ENGINE: `stage` is what a worker runs, on all layers; `plain` the same without fused kernels; `mlx-lm` mlx-lm's own
+generation loop. All get the same prompt, choose greedily and keep one step in flight. MODEL is a checkpoint; with
+`--preset` the weights are random and in memory instead.
 """
 
 import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from contextlib import nullcontext
+from typing import Any
 
 import click
-import mlx.core as mx
 
-from worker.hub import describe
-from worker.loading import load_stage_of
-from worker.protocol import Assign, Open, Sampling, Segment, Tokens
+from worker.mlx_settings import set_defaults
 
-REQUEST = 1
+set_defaults()
+
+import mlx.core as mx  # noqa: E402 its settings come first
+
+from kernels import backend  # noqa: E402
+from worker.engine import Engine  # noqa: E402
+from worker.hub import describe  # noqa: E402
+from worker.loading import load_stage_of  # noqa: E402
+from worker.presets import preset  # noqa: E402
+from worker.protocol import Assign, Open, Sampling, Segment, Tokens  # noqa: E402
+from worker.quantization import parse_quantization  # noqa: E402
+from worker.random_model import first_layers, random_parts, random_stage  # noqa: E402
+
+Generate = Callable[[list[int], int], Iterator[int]]
 BATCH = 0
+CACHE_BYTES = 2 << 30  # what MLX may keep of freed buffers: a large model leaves little room
 
 
 @click.command()
-@click.argument("engine", type=click.Choice(["stage", "mlx-lm"]))
-@click.argument("model")
+@click.argument("engine", type=click.Choice(["stage", "plain", "mlx-lm"]))
+@click.argument("model", required=False)
+@click.option("--preset", "preset_name", help="Shapes of the model: nano, super, demo or bench.")
+@click.option("--layers", type=click.IntRange(1), help="Only the preset's first layers.")
+@click.option("--quantize", default="8:32", show_default=True, help="Packing of the preset's weights.")
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Sequences that decode together.")
 @click.option("--prompt-tokens", type=click.IntRange(1), default=64, show_default=True)
 @click.option("--tokens", type=click.IntRange(2), default=128, show_default=True)
-def main(engine: str, model: str, prompt_tokens: int, tokens: int) -> None:
+def main(
+    engine: str,
+    model: str | None,
+    preset_name: str | None,
+    layers: int | None,
+    quantize: str,
+    batch: int,
+    prompt_tokens: int,
+    tokens: int,
+) -> None:
     """Generate TOKENS tokens twice, and report the second time's rate from the first token on."""
-    checkpoint = describe(model)
-    prompt = [index * 37 % min(checkpoint.spec.vocab_size, 256) for index in range(prompt_tokens)]
-    generate = _stage(model, len(checkpoint.spec.layers)) if engine == "stage" else _mlx_lm(checkpoint.directory)
-    list(generate(prompt, tokens))
-    began = time.perf_counter()
-    stamps = [time.perf_counter() for _ in generate(prompt, tokens)]
+    if (model is None) == (preset_name is None):
+        raise click.UsageError("give either a MODEL or --preset")
+    if engine == "mlx-lm" and batch > 1:
+        raise click.UsageError("mlx-lm is measured with one sequence")
+    mx.set_cache_limit(CACHE_BYTES)
+    config = first_layers(preset(preset_name)["config"], layers) if preset_name else None
+    prompt = [index * 37 % 256 for index in range(prompt_tokens)]
+    with backend.using("reference") if engine == "plain" else nullcontext():
+        if engine == "mlx-lm":
+            generate = _mlx_lm(model, config, quantize)
+        else:
+            generate = _stage(_checkpoint_engine(model) if model else _random_engine(config or {}, quantize), batch)
+        list(generate(prompt, tokens))
+        began = time.perf_counter()
+        stamps = [time.perf_counter() for _ in generate(prompt, tokens)]
     seconds = (stamps[-1] - stamps[0]) / (tokens - 1)
-    result = {"tokens_per_second": 1 / seconds, "first_token_seconds": stamps[0] - began}
+    result = {
+        "tokens_per_second": batch / seconds,
+        "step_seconds": seconds,
+        "first_token_seconds": stamps[0] - began,
+        "active_bytes": mx.get_active_memory(),
+    }
     json.dump(result, sys.stdout)
 
 
-def _stage(model: str, layers: int) -> Callable[[list[int], int], Iterator[int]]:
+def _checkpoint_engine(model: str) -> Engine:
+    layers = len(describe(model).spec.layers)
     assign = Assign(stage=0, stages=1, model=model, first=0, end=layers, quantize=None)
-    engine = load_stage_of(assign, lambda loaded, total: None)()
+    return load_stage_of(assign, lambda loaded, total: None)()
 
+
+def _random_engine(config: dict[str, Any], quantize: str) -> Engine:
+    stage = random_stage(config, parse_quantization(quantize))
+    print(f"{stage.fused_layers} layers decode through fused kernels, {backend.current().why}", file=sys.stderr)
+    return Engine(stage, hidden_size=config["hidden_size"], is_last=True)
+
+
+def _stage(engine: Engine, batch: int) -> Generate:
     def generate(prompt: list[int], count: int) -> Iterator[int]:
+        """The first sequence's tokens; the others run beside it."""
         limit = len(prompt) + count
-        engine.open(Open(epoch=0, request=REQUEST, sampling=Sampling(temperature=0), stop_tokens=(), limit=limit))
-        flying = [engine.start_tokens(BATCH, (Segment(REQUEST, 0, len(prompt), True),), prompt)]
-        for position in range(len(prompt), limit):
+        members = range(batch)
+        first: list[int] = []
+        for request in members:
+            engine.open(Open(epoch=0, request=request, sampling=Sampling(temperature=0), stop_tokens=(), limit=limit))
+            pending = engine.start_tokens(None, (Segment(request, 0, len(prompt), True),), prompt)
+            first.append(_tokens(engine, pending)[0])
+        yield first[0]
+        flying = [engine.start_tokens(BATCH, _segments(members, len(prompt)), first)]
+        for position in range(len(prompt) + 1, limit):
             if position + 1 < limit:
-                flying.append(engine.start_tokens(BATCH, (Segment(REQUEST, position, 1, True),), None))
-            output = engine.finish(flying.pop(0), epoch=0)
-            assert isinstance(output, Tokens)
-            yield output.tokens[0].token
-        engine.close(REQUEST)
+                flying.append(engine.start_tokens(BATCH, _segments(members, position), None))
+            yield _tokens(engine, flying.pop(0))[0]
+        for request in members:
+            engine.close(request)
 
     return generate
 
 
-def _mlx_lm(directory: Path) -> Callable[[list[int], int], Iterator[int]]:
+def _segments(members: range, position: int) -> tuple[Segment, ...]:
+    return tuple(Segment(request, position, 1, True) for request in members)
+
+
+def _tokens(engine: Engine, pending: Any) -> list[int]:
+    output = engine.finish(pending, epoch=0)
+    assert isinstance(output, Tokens)
+    return [sampled.token for sampled in output.tokens]
+
+
+def _mlx_lm(path: str | None, config: dict[str, Any] | None, quantize: str) -> Generate:
     try:
         from mlx_lm.generate import generate_step
         from mlx_lm.utils import load_model
     except ImportError as error:
         raise click.ClickException("mlx-lm is not installed here: pip install mlx-lm") from error
-    model, _ = load_model(directory)
+    model = load_model(describe(path).directory)[0] if path else _random_mlx_lm(config or {}, quantize)
 
     def generate(prompt: list[int], count: int) -> Iterator[int]:
         return (int(token) for token, _ in generate_step(mx.array(prompt), model, max_tokens=count))
 
     return generate
+
+
+def _random_mlx_lm(config: dict[str, Any], quantize: str) -> Any:
+    """mlx-lm's model with the same random weights as the stage."""
+    import mlx.nn as nn
+    from mlx_lm.models.nemotron_h import Model, ModelArgs
+
+    from worker.config import read_spec
+
+    to = parse_quantization(quantize)
+    model = Model(ModelArgs.from_dict(config))
+    nn.quantize(model, group_size=to.group_size, bits=to.bits, mode=to.mode)
+    weights: list[tuple[str, mx.array]] = []
+    for _, part, made in random_parts(read_spec(config, "preset"), to):
+        if isinstance(made, mx.array):
+            weights.append((part.path, made[..., None] if part.kind == "conv" else made))
+        else:
+            names = ("weight", "scales", "biases")
+            weights += [(f"{part.path}.{name}", array) for name, array in zip(names, made.arrays, strict=True)]
+    model.load_weights(weights)
+    return model
 
 
 if __name__ == "__main__":

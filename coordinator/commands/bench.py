@@ -17,7 +17,7 @@ from rich.table import Table
 
 from coordinator.demo import made_model
 from coordinator.server_events import server_events
-from worker.errors import ClusterError
+from worker.errors import ClusterError, ConfigError
 
 PROMPT_TOKENS = 64
 START_SECONDS = 600
@@ -42,22 +42,31 @@ def bench() -> None:
 
 @bench.command()
 @click.argument("model", required=False)
+@click.option("--preset", help="Random weights in memory in the shapes of `nano` or `super`, instead of a MODEL.")
+@click.option("--layers", help="Only so many of the preset's layers, or `all`.", default="all", show_default=True)
+@click.option("--quantize", default="8:32", show_default=True, help="Packing of the preset's weights.")
 @click.option("--tokens", type=click.IntRange(2), default=128, show_default=True, help="Generated tokens a round.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Rounds; the median counts.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def decode(model: str | None, tokens: int, rounds: int, as_json: bool) -> None:
+def decode(
+    model: str | None, preset: str | None, layers: str, quantize: str, tokens: int, rounds: int, as_json: bool
+) -> None:
     """Decode rate of MODEL, one sequence: the stage code alone, clusters of one and two stages over HTTP, mlx-lm.
 
     MODEL is a directory or a hub id; without one a random model is made whose step takes some 10 ms on two CPU cores.
-    Every round starts each of the four anew and by turns, so that only one holds the model at a time.
+    With --preset: the stage code with and without fused kernels, and mlx-lm, on the same random weights. Every round
+    starts each way anew and by turns, so that only one holds the model at a time.
     """
-    source = model or str(made_model("bench"))
-    ways: dict[str, Callable[[], float]] = {
-        "stage code, one process": lambda: _alone("stage", source, tokens),
-        "cluster, 1 stage, HTTP": lambda: _cluster(source, 1, tokens),
-        "cluster, 2 stages, HTTP": lambda: _cluster(source, 2, tokens),
-        "mlx_lm.generate": lambda: _alone("mlx-lm", source, tokens),
-    }
+    if preset is not None:
+        if model is not None:
+            raise ConfigError("give either a MODEL or --preset", param="preset")
+        if layers != "all" and not (layers.isdecimal() and int(layers) > 0):
+            raise ConfigError(f"--layers {layers}: give a number from 1 on, or all", param="layers")
+        source = f"{preset}, layers: {layers}, {quantize}"
+        ways = _of_preset(["--preset", preset, "--quantize", quantize], layers, tokens)
+    else:
+        source = model or str(made_model("bench"))
+        ways = _of_model(source, tokens)
     rates: dict[str, list[float]] = {name: [] for name in ways}
     console = Console(stderr=True)
     for number in range(rounds):
@@ -69,6 +78,24 @@ def decode(model: str | None, tokens: int, rounds: int, as_json: bool) -> None:
         print(json.dumps({"model": source, "tokens": tokens, "rows": [_plain(row, rows[0]) for row in rows]}))
     else:
         _show(rows)
+
+
+def _of_model(model: str, tokens: int) -> dict[str, Callable[[], float]]:
+    return {
+        "stage code, one process": lambda: _alone("stage", [model], tokens),
+        "cluster, 1 stage, HTTP": lambda: _cluster(model, 1, tokens),
+        "cluster, 2 stages, HTTP": lambda: _cluster(model, 2, tokens),
+        "mlx_lm.generate": lambda: _alone("mlx-lm", [model], tokens),
+    }
+
+
+def _of_preset(options: list[str], layers: str, tokens: int) -> dict[str, Callable[[], float]]:
+    which = options if layers == "all" else [*options, "--layers", layers]
+    return {
+        "stage code, one process": lambda: _alone("stage", which, tokens),
+        "the same without fused kernels": lambda: _alone("plain", which, tokens),
+        "mlx_lm.generate": lambda: _alone("mlx-lm", which, tokens),
+    }
 
 
 def _plain(row: Row, base: Row) -> dict[str, object]:
@@ -91,9 +118,9 @@ def _show(rows: list[Row]) -> None:
     Console().print(table)
 
 
-def _alone(engine: str, model: str, tokens: int) -> float:
+def _alone(engine: str, model: list[str], tokens: int) -> float:
     """In a process of its own, without sockets."""
-    command = [sys.executable, "-P", "-m", "worker.bench", engine, model]
+    command = [sys.executable, "-P", "-m", "worker.bench", engine, *model]
     sizes = ["--prompt-tokens", str(PROMPT_TOKENS), "--tokens", str(tokens)]
     done = subprocess.run([*command, *sizes], stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode != 0:
