@@ -52,6 +52,7 @@ class _Stage:
     restarts: int = -1
     loaded_bytes: int = 0
     total_bytes: int = 0
+    fused_layers: int = 0
     detail: str = ""
     seen: float = 0.0
     progressed: float = 0.0
@@ -113,7 +114,8 @@ class Cluster:
             case Loading():
                 record.progressed = now
                 record.loaded_bytes, record.total_bytes = message.loaded_bytes, message.total_bytes
-            case Loaded():
+            case Loaded(fused_layers=fused_layers):
+                record.fused_layers = fused_layers
                 record.loaded_bytes = record.total_bytes
                 return [self._open(stage, now)]
             case Listening(epoch=self.epoch, endpoint=endpoint):
@@ -267,6 +269,7 @@ class Cluster:
             memory_bytes=record.memory_bytes,
             loaded_bytes=record.loaded_bytes,
             total_bytes=record.total_bytes,
+            fused_layers=record.fused_layers,
             state_bytes=beat.state_bytes if beat else 0,
             sequences=beat.sequences if beat else 0,
             steps=beat.steps if beat else 0,

@@ -57,7 +57,7 @@ class Pipeline:
         self._cluster = cluster
         self._limits = limits
         self._scheduler = Scheduler(
-            batches=cluster.stages, chunk=limits.prefill_chunk, lease=LEASE_STEPS, max_running=limits.max_running
+            stages=cluster.stages, chunk=limits.prefill_chunk, lease=LEASE_STEPS, max_running=limits.max_running
         )
         self._coordination = Coordination(cluster, self._scheduler)
         self._restarts = Restarts(cluster.stages, backoff=limits.backoff, limit=limits.backoff_limit)

@@ -1,7 +1,8 @@
 """Which request runs when: admission, prompt chunks, decode leases. Pure: no sockets, no clock, no MLX.
 
 As many batches as stages are in flight, so that no stage waits while another one works; a request joins the smallest
-batch when its prompt is done and stays there until it ends.
+batch when its prompt is done and stays there until it ends. A batch has at most 8 members, which is what the fused
+kernels take at once; more requests make more batches.
 """
 
 from collections import deque
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 
 from coordinator.request import Request, Token
 from worker.protocol import Chunk, Close, Lease, Message, Open, Tokens
+
+MOST_MEMBERS = 8
 
 
 @dataclass(slots=True)
@@ -24,7 +27,7 @@ class Scheduler:
     `max_running`: sequences whose state the stages hold at the same time.
     """
 
-    def __init__(self, *, batches: int, chunk: int, lease: int, max_running: int) -> None:
+    def __init__(self, *, stages: int, chunk: int, lease: int, max_running: int) -> None:
         self.epoch = 0  # no stage runs
         self._chunk = chunk
         self._lease = lease
@@ -32,8 +35,10 @@ class Scheduler:
         self._waiting: deque[tuple[int, Request]] = deque()
         self._running: dict[int, _Running] = {}
         self._closing: set[int] = set()
-        self._members: list[list[int]] = [[] for _ in range(batches)]
-        self._granted = [0] * batches
+        self._stages = stages
+        rounds = -(-max_running // (stages * MOST_MEMBERS))
+        self._members: list[list[int]] = [[] for _ in range(stages * rounds)]
+        self._granted = [0] * len(self._members)
 
     @property
     def running(self) -> int:
@@ -88,7 +93,7 @@ class Scheduler:
             if sampled.finish is not None:
                 orders += self._end(sampled.request)
             elif running.batch is None:
-                running.batch = min(range(len(self._members)), key=lambda batch: len(self._members[batch]))
+                running.batch = self._smallest()
                 self._members[running.batch].append(sampled.request)
                 joined.add(running.batch)
         if message.batch is not None and not repeated:
@@ -109,6 +114,12 @@ class Scheduler:
         """Every stage has freed this request's state: its place can be taken."""
         self._closing.discard(number)
         return self._admit()
+
+    def _smallest(self) -> int:
+        """The batch to join: of the first ones, one a stage, the smallest; of further ones only if these are full."""
+        full = [len(members) // MOST_MEMBERS for members in self._members]
+        order = range(len(self._members))
+        return min(order, key=lambda batch: (full[batch], batch // self._stages, len(self._members[batch])))
 
     def _end(self, number: int) -> list[Message]:
         running = self._running.pop(number)

@@ -9,7 +9,8 @@ StageState = Literal["starting", "loading", "linking", "ready", "down"]
 
 class StageView(msgspec.Struct, frozen=True, kw_only=True):
     """One stage, as `/cluster` shows it. `layers` is [first, end); `detail` says why it is not ready; `backend` is
-    MLX's ("metal", "cuda" or "cpu"), empty until the worker has said hello.
+    MLX's ("metal", "cuda" or "cpu"), empty until the worker has said hello; `fused_layers` of the layers decode
+    through fused kernels.
 
     `step_seconds` is the mean compute time of its last decode steps, 0 if it has made none. `stale_messages` belonged
     to an old epoch, `duplicate_messages` repeated applied rows; both were dropped.
@@ -25,6 +26,7 @@ class StageView(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int
     loaded_bytes: int
     total_bytes: int
+    fused_layers: int
     state_bytes: int
     sequences: int
     steps: int

@@ -1,7 +1,8 @@
 """`stageline worker`: one stage's process. `stageline up` starts these; by hand it is for debugging one stage."""
 
+import contextlib
+import logging
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -10,9 +11,7 @@ from pathlib import Path
 
 import click
 
-# An expert stack counts as hundreds of MB of new inputs and would end a Metal command buffer at each product
-# (default limit 50 MB); 40000 is above the largest stack of the family. Read once, when MLX starts.
-_MLX_DEFAULTS = {"MLX_MAX_MB_PER_BUFFER": "40000"}
+from worker.mlx_settings import set_defaults
 
 
 @click.command()
@@ -24,17 +23,28 @@ _MLX_DEFAULTS = {"MLX_MAX_MB_PER_BUFFER": "40000"}
 @click.option("--leave-with-parent", is_flag=True, help="Leave when standard input closes.")
 def main(control: str, session: str, stage: int, stages: int, runtime: Path, leave_with_parent: bool) -> None:
     """Serve one stage of a cluster, under a coordinator."""
-    for name, value in _MLX_DEFAULTS.items():
-        os.environ.setdefault(name, value)
-    if leave_with_parent:
-        threading.Thread(target=_leave_with_parent, args=(runtime,), name="parent", daemon=True).start()
+    if stage >= stages:
+        raise click.BadParameter(f"{stage} of {stages} stages: they are counted from 0", param_hint="--stage")
+    if not session:
+        raise click.BadParameter("cannot be empty", param_hint="--session")
 
+    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s %(levelname)s stage {stage}: %(message)s")
+    orphaned = threading.Event()
+    if leave_with_parent:
+        threading.Thread(target=_leave_with_parent, args=(orphaned,), name="parent", daemon=True).start()
+
+    import zmq
+
+    set_defaults()
     from worker.loading import hello, load_stage_of  # imports mlx, which reads the environment
     from worker.pulse import Pulse
     from worker.service import Service
     from worker.transport import Transport
 
-    transport = Transport(control=control, session=session, stage=stage, stages=stages, runtime=runtime)
+    try:
+        transport = Transport(control=control, session=session, stage=stage, stages=stages, runtime=runtime)
+    except zmq.ZMQError as error:
+        raise click.BadParameter(f"cannot connect to {control!r}: {error.strerror}", param_hint="--control") from error
     service = Service(transport, stage=stage, stages=stages, load=load_stage_of)
     signal.signal(signal.SIGTERM, lambda *_: service.terminate())
     pulse = Pulse(control=control, session=session, stage=stage)
@@ -43,16 +53,25 @@ def main(control: str, session: str, stage: int, stages: int, runtime: Path, lea
         sys.exit(service.run(hello()))
     finally:
         pulse.close()
+        if orphaned.is_set():
+            _tidy(runtime)
 
 
-def _leave_with_parent(runtime: Path) -> None:
+def _leave_with_parent(orphaned: threading.Event) -> None:
     """Standard input is a pipe that nobody writes to; it ends when the coordinator does, however that happens."""
     while os.read(0, 1):
         pass
-    shutil.rmtree(runtime, ignore_errors=True)  # nobody else is left to do it
+    orphaned.set()
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(5)
     os._exit(1)  # the compute thread is stuck and nobody is left to end it
+
+
+def _tidy(runtime: Path) -> None:
+    """Remove what the coordinator has left; the last worker to leave finds the directory empty."""
+    (runtime / "control").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        runtime.rmdir()
 
 
 if __name__ == "__main__":

@@ -47,6 +47,11 @@ class Engine:
         """Whether `start` returns before the step is computed. On a CPU MLX computes nearly all of it there."""
         return mx.default_device() != mx.cpu
 
+    @property
+    def fused_layers(self) -> int:
+        """How many of the stage's layers decode through fused kernels."""
+        return self._stage.fused_layers
+
     def memory(self) -> tuple[int, int, int]:
         """Bytes that MLX holds, bytes of them that are state, and number of sequences."""
         return mx.get_active_memory(), self._state.nbytes, self._state.sequences

@@ -126,8 +126,9 @@ class Service:
             self._transport.report(Loading(loaded_bytes=loaded, total_bytes=total))
 
         self._new_engine = self._load(assign, progress)
-        self.vitals.memory(*self._new_engine().memory())
-        self._transport.report(Loaded())
+        engine = self._new_engine()
+        self.vitals.memory(*engine.memory())
+        self._transport.report(Loaded(fused_layers=engine.fused_layers))
 
     def _begin(self, epoch: int) -> None:
         """A new epoch: nothing of the old one is left."""

@@ -77,6 +77,7 @@ def view(cluster: str = "ready", /, **changed: Any) -> ClusterView:
                 "memory_bytes": 21_300_000_000,
                 "loaded_bytes": 21_000_000_000,
                 "total_bytes": 21_000_000_000,
+                "fused_layers": 7,
                 "state_bytes": 0,
                 "sequences": 0,
                 "steps": 12,

@@ -41,7 +41,7 @@ def load(cluster, *stages):
     orders = []
     for stage in stages:
         tell(cluster, stage, hello(stage))
-        orders += tell(cluster, stage, Loaded())
+        orders += tell(cluster, stage, Loaded(fused_layers=0))
     return orders
 
 

@@ -66,6 +66,7 @@ def stage(index: int, pattern: str, *, loading: bool) -> StageView:
         memory_bytes=0 if loading else 4096,
         loaded_bytes=1024 if loading else 4096,
         total_bytes=4096,
+        fused_layers=0,
         state_bytes=0,
         sequences=0,
         steps=0,

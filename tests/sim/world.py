@@ -65,6 +65,7 @@ class HashEngine:
     """Stands for `worker.engine.Engine`."""
 
     hidden_size = 8  # one digest
+    fused_layers = 0
 
     def __init__(self, stage, stages, computes_in_background):
         self.layer = stage
@@ -188,7 +189,7 @@ class World:
             pattern="M" * stages,
             quantize=None,
         )
-        self.scheduler = Scheduler(batches=stages, chunk=chunk, lease=LEASE, max_running=max_running)
+        self.scheduler = Scheduler(stages=stages, chunk=chunk, lease=LEASE, max_running=max_running)
         self.coordination = Coordination(self.cluster, self.scheduler)
         self.tokens, self.finished, self.errors = defaultdict(list), {}, {}
         self.services, self.engines = [], {}
