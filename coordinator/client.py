@@ -169,5 +169,5 @@ class Client:
             )
         if status == HTTPStatus.UNAUTHORIZED:
             message += " (pass --api-key or set STAGELINE_API_KEY)"
-        ours = status >= 500 or status == HTTPStatus.TOO_MANY_REQUESTS
-        return ClusterError(message) if ours else UserError(message)
+        users = 400 <= status < 500 and status != HTTPStatus.TOO_MANY_REQUESTS
+        return UserError(message) if users else ClusterError(message)

@@ -7,6 +7,7 @@ the example.
 
 import difflib
 import ipaddress
+import socket
 import textwrap
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -138,7 +139,7 @@ def _meta(key: str) -> Meta:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
+        table = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"cannot read the settings {file}: {error.strerror}", param="config") from error
     except ValueError as error:
@@ -168,7 +169,15 @@ def _checked(values: Settings) -> Settings:
             f"restart_delay {values.restart_delay} is more than restart_delay_limit {values.restart_delay_limit}",
             param="restart_delay",
         )
-    if not (_is_loopback(values.host) or values.api_key or values.insecure):
+    if values.api_key is not None and not _is_presentable(values.api_key):
+        raise ConfigError(
+            "the API key must be printable ASCII without spaces at its ends, since clients send it in an HTTP header: "
+            "choose another",
+            param="api_key",
+        )
+    if not is_loopback(values.host):
+        _check_resolves(values.host)
+    if not (is_loopback(values.host) or values.api_key or values.insecure):
         raise ConfigError(
             f"--host {values.host} lets other machines in: set STAGELINE_API_KEY, or pass --insecure if the network "
             "is trusted",
@@ -177,7 +186,21 @@ def _checked(values: Settings) -> Settings:
     return values
 
 
-def _is_loopback(host: str) -> bool:
+def _is_presentable(key: str) -> bool:
+    return key.isascii() and key.isprintable() and key == key.strip()
+
+
+def _check_resolves(host: str) -> None:
+    try:
+        socket.getaddrinfo(host.strip("[]"), None)
+    except (OSError, UnicodeError) as error:  # UnicodeError: not even the form of a name
+        raise ConfigError(
+            f"--host {host}: no such name ({error}); give an address of this machine", param="host"
+        ) from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host`, a name or an address, is this machine under its own name."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

@@ -7,6 +7,7 @@ the coordinator needs no MLX. Text is bytes: byte b is token b, so any UTF-8 tex
 
 import fcntl
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -129,8 +130,14 @@ def _make(preset: str, parent: Path, directory: Path) -> None:
 
 def _make_weights(preset: str, directory: Path) -> None:
     # -P: a folder named `worker` in the current directory must not be taken for ours
-    command = [sys.executable, "-P", "-m", "worker.demo", preset, str(directory)]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+    command = [sys.executable, "-P", "-m", "worker.demo", preset, str(directory), "--leave-with-parent"]
+    # nobody writes to its standard input, which ends when this process does, however that happens
+    ending, held = os.pipe()
+    try:
+        done = subprocess.run(command, stdin=ending, capture_output=True, text=True, errors="replace")
+    finally:
+        os.close(ending)
+        os.close(held)
     if done.returncode != 0:
         said = done.stderr.strip().splitlines()
         raise ClusterError(

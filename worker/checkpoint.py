@@ -4,6 +4,7 @@ Files: `config.json`, `generation_config.json` (optional) and the safetensors fi
 read here.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,8 +30,12 @@ class Checkpoint:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        if not directory.is_dir():
-            raise CheckpointError(f"{directory}: no such directory")
+        if os.path.isfile(directory):
+            raise CheckpointError(f"{directory}: is a file; name its directory")
+        if not os.path.isdir(directory):  # unlike Path.is_dir, false also for a name that is too long
+            raise CheckpointError(
+                f"{directory}: no such directory; a model of the hub is named owner/name or owner/name@revision"
+            )
         self.config = read_json(directory / "config.json")
         self.spec = self._read_spec()
         self._refuse_foreign_quantization()

@@ -21,8 +21,15 @@ _FLOAT_TAGS = {"Infinity": inf, "-Infinity": -inf}
 _MISSING: Any = object()
 
 
+def refuse_irregular(path: Path) -> None:
+    """CheckpointError if `path` is a directory, a pipe or a device; opening one may wait for ever."""
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path}: is not a regular file")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in file `path`; CheckpointError, naming the file, if there is none."""
+    refuse_irregular(path)
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.errors import CheckpointError
+from worker.fields import refuse_irregular
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 ITEM_BITS = {
@@ -38,6 +39,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     Raises CheckpointError, naming the file, if it cannot be read, is no such file, or is shorter or longer than its
     header says.
     """
+    refuse_irregular(path)
     try:
         with path.open("rb") as file:
             file_bytes = file.seek(0, 2)

@@ -65,7 +65,7 @@ def fetch_stage(model: str, first: int, end: int) -> Checkpoint:
 def _hub_id(model: str) -> tuple[str, str | None] | None:
     """Repository and revision if `model` is a hub id and not a path."""
     match = HUB_ID.fullmatch(model)
-    if match is None or Path(model).exists() or model.startswith((".", "/", "~")):
+    if match is None or os.path.exists(model) or model.startswith((".", "/", "~")):
         return None
     return match["repository"], match["revision"]
 
@@ -79,5 +79,7 @@ def _fetch(model: str, repository: str, revision: str | None, *, patterns: tuple
         problem, fix = error, "there is no directory of that name either; if it is private, run `hf auth login`"
     except (HTTPError, OSError, XetDownloadError) as error:
         problem, fix = error, "check the network and HF_HUB_OFFLINE, or name the directory of a downloaded model"
+    except Exception as error:  # its HTTP client has classes of its own for settings that are no addresses
+        problem, fix = error, "check HTTPS_PROXY, ALL_PROXY and HF_ENDPOINT"
     said = str(problem).strip().split("\n", 1)[0].rstrip(".")
     raise CheckpointError(f"{model}: cannot be fetched from the Hugging Face hub: {said}; {fix}") from problem

@@ -33,8 +33,8 @@ class MambaSpec(msgspec.Struct, frozen=True, kw_only=True, tag="M"):
         """Rows of `in_proj`: gate, convolution input, time step per head."""
         return self.inner_size + self.conv_size + self.num_heads
 
-    def parameters(self, hidden_size: int, *, per_token: bool) -> int:
-        """Weights of the layer, all of them read for every token."""
+    def cost(self, hidden_size: int) -> int:
+        """Weights that one token reads: all of them."""
         return hidden_size * (self.in_proj_size + self.inner_size) + self.conv_size * self.conv_kernel
 
 
@@ -55,10 +55,9 @@ class MoESpec(msgspec.Struct, frozen=True, kw_only=True, tag="E"):
     scaling: float
     bias: bool
 
-    def parameters(self, hidden_size: int, *, per_token: bool) -> int:
-        """Weights of the layer; with `per_token`, only of the `top_k` experts that one token reads."""
-        experts = self.top_k if per_token else self.num_experts
-        routed = 2 * experts * (self.latent_size or hidden_size) * self.intermediate_size
+    def cost(self, hidden_size: int) -> int:
+        """Weights that one token reads: of the routed experts only `top_k`."""
+        routed = 2 * self.top_k * (self.latent_size or hidden_size) * self.intermediate_size
         return routed + hidden_size * (self.num_experts + 2 * (self.latent_size or 0) + 2 * (self.shared_size or 0))
 
 
@@ -70,8 +69,8 @@ class AttentionSpec(msgspec.Struct, frozen=True, kw_only=True, tag="*"):
     head_dim: int
     bias: bool
 
-    def parameters(self, hidden_size: int, *, per_token: bool) -> int:
-        """Weights of the layer, all of them read for every token."""
+    def cost(self, hidden_size: int) -> int:
+        """Weights that one token reads: all of them."""
         return 2 * hidden_size * self.head_dim * (self.num_heads + self.num_kv_heads)
 
 
@@ -81,8 +80,8 @@ class MLPSpec(msgspec.Struct, frozen=True, kw_only=True, tag="-"):
     intermediate_size: int
     bias: bool
 
-    def parameters(self, hidden_size: int, *, per_token: bool) -> int:
-        """Weights of the layer, all of them read for every token."""
+    def cost(self, hidden_size: int) -> int:
+        """Weights that one token reads: all of them."""
         return 2 * hidden_size * self.intermediate_size
 
 
@@ -106,11 +105,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     def layer_cost(self, index: int) -> int:
         """Parameters of layer `index` that one decoded token reads."""
-        return self.layers[index].parameters(self.hidden_size, per_token=True)
-
-    def layer_parameters(self, index: int) -> int:
-        """Parameters of layer `index` that stay in memory."""
-        return self.layers[index].parameters(self.hidden_size, per_token=False)
+        return self.layers[index].cost(self.hidden_size)
 
     @property
     def head_cost(self) -> int:

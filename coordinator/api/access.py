@@ -1,13 +1,15 @@
-"""Who may come in: the API key, and an id for every request."""
+"""Who may come in: the API key or only this machine's own pages, and an id for every request."""
 
 import hmac
 import re
 import uuid
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coordinator.api.errors import error_body, json_response
+from coordinator.config import is_loopback
 from worker.errors import UserError
 
 # everything else needs the key
@@ -21,6 +23,13 @@ class UnauthorizedError(UserError):
 
     status = 401
     code = "invalid_api_key"
+
+
+class ForeignPageError(UserError):
+    """A request that a web page from elsewhere may have caused."""
+
+    status = 403
+    code = "forbidden_origin"
 
 
 class RequestIds:
@@ -66,3 +75,41 @@ class KeyRequired:
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         given = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         return hmac.compare_digest(given.encode("latin-1"), self._key)
+
+
+class LocalOnly:
+    """Refuses requests under a name that is not loopback, or from a web page that is not on loopback.
+
+    Without a key the only protection is that other machines cannot connect; but a browser on this machine can, for any
+    page it shows. A page's request names the page in Origin; and a page that had its own name resolve to 127.0.0.1
+    (DNS rebinding), for which the browser sends no Origin or the page's own, has that name in Host.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One connection of any kind."""
+        if scope["type"] == "lifespan" or (foreign := _foreign(Headers(scope=scope))) is None:
+            await self._app(scope, receive, send)
+            return
+        error = ForeignPageError(
+            f"{foreign} is not this machine's own name (localhost, 127.0.0.1 or [::1]); to serve under other names, "
+            "start the server with an API key or with --insecure"
+        )
+        await json_response(error_body(error), error.status)(scope, receive, send)
+
+
+def _foreign(headers: Headers) -> str | None:
+    """The header whose name is not loopback, if any."""
+    host, origin = headers.get("host", ""), headers.get("origin")
+    if not _names_loopback(f"//{host}"):
+        return f"Host {host!r}"
+    return None if origin is None or _names_loopback(origin) else f"Origin {origin!r}"
+
+
+def _names_loopback(url: str) -> bool:
+    try:
+        return is_loopback(urlsplit(url).hostname or "")
+    except ValueError:
+        return False

@@ -11,28 +11,38 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 from coordinator.answer import TokenSource
-from coordinator.api.access import KeyRequired, RequestIds
+from coordinator.api.access import KeyRequired, LocalOnly, RequestIds
 from coordinator.api.chat import chat_completions
 from coordinator.api.completions import completions
 from coordinator.api.errors import on_disconnect, on_http_exception, on_stageline_error, on_unexpected
 from coordinator.api.generation import Backend
 from coordinator.api.models import list_models, one_model
 from coordinator.api.ops import cluster, health, ready
+from coordinator.api.stopping import AnswerWhenCancelled
+from coordinator.api.threads import Threads
 from coordinator.served import ServedModel
 from worker.errors import StagelineError
 
+# prompts that are made at the same time
+PROMPT_THREADS = 4
 
-def create_app(*, model: ServedModel, pipeline: TokenSource, api_key: str | None) -> Starlette:
+
+def create_app(
+    *, model: ServedModel, pipeline: TokenSource, api_key: str | None, local_only: bool = False
+) -> Starlette:
     """Serves `model`, whose tokens come from `pipeline`. With `api_key`, all but health and readiness need it.
 
-    There are no CORS headers: no web page may use this server from a browser.
+    There are no CORS headers, and `local_only` refuses other names than loopback's in Host and Origin: no web page may
+    use this server from a browser, not even one that makes its own name point here (DNS rebinding).
     """
-    backend = Backend(model, pipeline)
+    backend = Backend(model, pipeline, Threads(PROMPT_THREADS))
 
     def route(path: str, endpoint: Callable[..., Awaitable[Any]], method: str = "GET") -> Route:
         return Route(path, partial(endpoint, backend), methods=[method])
 
-    middleware = [Middleware(RequestIds)]
+    middleware = [Middleware(RequestIds), Middleware(AnswerWhenCancelled)]
+    if local_only:
+        middleware.append(Middleware(LocalOnly))
     if api_key is not None:
         middleware.append(Middleware(KeyRequired, key=api_key))
     app = Starlette(

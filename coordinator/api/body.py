@@ -1,5 +1,6 @@
 """A request's body: bytes to a checked struct, every mistake named."""
 
+import asyncio
 import re
 from typing import Any, TypeVar
 
@@ -10,10 +11,13 @@ from coordinator.api.schema import UNSUPPORTED
 from worker.errors import UserError
 
 MAX_BODY_BYTES = 32 << 20
+BODY_SECONDS = 30.0
 
 T = TypeVar("T")
 
 _PLACE = re.compile(r"^(?P<what>.*?)(?: - at `(?P<key>key in )?\$(?P<path>.*)`)?$", re.DOTALL)
+# a \\u escape of one half of a pair
+_LONE_SURROGATE = re.compile(r"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F]")
 _MISSING = re.compile(r"missing required field `(\w+)`")
 
 
@@ -22,6 +26,13 @@ class BodyTooLargeError(UserError):
 
     status = 413
     code = "body_too_large"
+
+
+class BodyTimeoutError(UserError):
+    """A body that does not end."""
+
+    status = 408
+    code = "request_timeout"
 
 
 class UnsupportedError(UserError):
@@ -33,13 +44,19 @@ class UnsupportedError(UserError):
 async def read_body(request: Request, kind: type[T]) -> T:
     """The body as a `kind`. Fields of other names are ignored unless they would change the answer.
 
-    Raises UserError: too large, not UTF-8, not JSON, not an object, a field of a wrong type or value, unsupported.
+    Raises UserError: too slow, too large, not UTF-8, not JSON, not an object, a field of a wrong type or value, or
+    unsupported.
     """
-    text = _utf8(await _read(request))
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            text = _utf8(await _read(request))
+    except TimeoutError as error:
+        raise BodyTimeoutError(f"the body did not arrive whole within {BODY_SECONDS:g} seconds") from error
     try:
         fields = msgspec.json.decode(text, type=dict[str, Any])
     except (msgspec.DecodeError, RecursionError) as error:
-        raise UserError(f"the body is not a JSON object: {error}") from error
+        problem = "a \\u escape is half a character, a lone surrogate" if _LONE_SURROGATE.search(text) else str(error)
+        raise UserError(f"the body is not a JSON object: {problem}") from error
     _refuse_unsupported(fields)
     return convert(fields, kind)
 
@@ -91,6 +108,6 @@ async def _read(request: Request) -> bytes:
 
 def _utf8(body: bytes) -> str:
     try:
-        return body.decode()
+        return body.decode("utf-8-sig")  # some editors write a byte order mark
     except UnicodeDecodeError as error:
         raise UserError(f"the body is not UTF-8: {error.reason} at byte {error.start}") from error

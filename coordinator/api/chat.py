@@ -1,8 +1,8 @@
 """POST /v1/chat/completions."""
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 from coordinator.api.body import UnsupportedError, convert, read_body
 from coordinator.api.errors import json_response
 from coordinator.api.generation import Backend, deltas, usage, whole
-from coordinator.api.job import Job, check_model, make_job
+from coordinator.api.job import Job, check_model, encode, make_job
 from coordinator.api.schema import (
     AssistantMessage,
     ChatBody,
@@ -25,7 +25,7 @@ from coordinator.api.schema import (
     Reply,
 )
 from coordinator.api.sse import DONE, EventStream, event, while_connected
-from coordinator.prompt import PromptCodec
+from coordinator.served import ServedModel
 from worker.errors import ConfigError, UserError
 
 
@@ -34,7 +34,7 @@ async def chat_completions(backend: Backend, request: Request) -> ASGIApp:
     body = await read_body(request, ChatBody)
     check_model(backend.model, body.model)
     _check(body)
-    prompt = await asyncio.to_thread(_encode, backend.model.codec, body)
+    prompt = await backend.threads.run(partial(_encode, backend.model, body))
     limit = body.max_completion_tokens or body.max_tokens
     job = make_job(
         backend.model,
@@ -116,7 +116,7 @@ def _check(body: ChatBody) -> None:
         )
 
 
-def _encode(codec: PromptCodec, body: ChatBody) -> tuple[int, ...]:
+def _encode(model: ServedModel, body: ChatBody) -> tuple[int, ...]:
     """The conversation as the checkpoint's template writes it, in token ids."""
     checked: list[ChatMessage] = convert(body.messages, list[ChatMessage], "messages")
     messages = [_message(i, *both) for i, both in enumerate(zip(body.messages, checked, strict=True))]
@@ -124,7 +124,7 @@ def _encode(codec: PromptCodec, body: ChatBody) -> tuple[int, ...]:
     variables = dict(body.chat_template_kwargs or {})
     if body.reasoning_effort is not None:
         variables.setdefault("reasoning_effort", body.reasoning_effort)
-    text = codec.render(
+    text = model.codec.render(
         messages,
         tools=body.tools,
         add_generation_prompt=not going_on if body.add_generation_prompt is None else body.add_generation_prompt,
@@ -132,12 +132,16 @@ def _encode(codec: PromptCodec, body: ChatBody) -> tuple[int, ...]:
         variables=variables,
     )
     # the template has written the special tokens itself
-    return codec.encode(text, add_special_tokens=bool(body.add_special_tokens))
+    return encode(model, text, field="messages", add_special_tokens=bool(body.add_special_tokens))
 
 
 def _message(index: int, raw: dict[str, Any], checked: ChatMessage) -> dict[str, Any]:
     """A message as templates expect it: content one string, arguments of tool calls as objects, no `developer`."""
     message = dict(raw)
+    if checked.content is None:
+        if checked.role != "assistant":
+            raise UserError(f"`messages[{index}].content` is required", param=f"messages[{index}].content")
+        message["content"] = ""  # a turn of tool calls alone; many templates would write None
     if checked.role == "developer":
         message["role"] = "system"
     if isinstance(checked.content, list):

@@ -1,8 +1,8 @@
 """POST /v1/completions."""
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -14,10 +14,10 @@ from coordinator.answer import Delta
 from coordinator.api.body import UnsupportedError, convert, read_body
 from coordinator.api.errors import json_response
 from coordinator.api.generation import Answer, Backend, deltas, usage, whole
-from coordinator.api.job import Job, check_model, make_job
+from coordinator.api.job import Job, check_model, encode, make_job
 from coordinator.api.schema import CompletionBody, Reply, TextChoice, TokenId
 from coordinator.api.sse import DONE, EventStream, event, while_connected
-from coordinator.prompt import PromptCodec
+from coordinator.served import ServedModel
 
 # OpenAI's default, as far as the context has room
 DEFAULT_MAX_TOKENS = 16
@@ -27,7 +27,7 @@ async def completions(backend: Backend, request: Request) -> ASGIApp:
     """Continues a text, in one piece or as a stream."""
     body = await read_body(request, CompletionBody)
     check_model(backend.model, body.model)
-    prompt = await asyncio.to_thread(_encode, backend.model.codec, body)
+    prompt = await backend.threads.run(partial(_encode, backend.model, body))
     limit = body.max_tokens or min(DEFAULT_MAX_TOKENS, max(backend.model.context - len(prompt), 1))
     job = make_job(
         backend.model, body, prompt, limit, field="prompt", prefix="cmpl", request_id=request.state.request_id
@@ -85,7 +85,7 @@ def _choice(job: Job, step: Answer | Delta, *, first: bool) -> TextChoice:
     )
 
 
-def _encode(codec: PromptCodec, body: CompletionBody) -> tuple[int, ...]:
+def _encode(model: ServedModel, body: CompletionBody) -> tuple[int, ...]:
     prompt = body.prompt
     # a list of one prompt is that prompt
     if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
@@ -95,6 +95,6 @@ def _encode(codec: PromptCodec, body: CompletionBody) -> tuple[int, ...]:
             )
         prompt = prompt[0]
     if isinstance(prompt, str):
-        return codec.encode(prompt, add_special_tokens=body.add_special_tokens is not False)
+        return encode(model, prompt, field="prompt", add_special_tokens=body.add_special_tokens is not False)
     ids: list[int] = convert(prompt, list[TokenId], "prompt")
     return tuple(ids)

@@ -9,6 +9,7 @@ from worker.errors import NotReadyError, StagelineError
 
 RETRY_AFTER_SECONDS = 2
 
+_BODY_NOT_READ = (408, 413)  # what is left of it must not be taken for the next request
 _HTTP_CODES = {404: "unknown_url", 405: "method_not_allowed"}
 
 
@@ -47,7 +48,11 @@ def json_response(body: bytes, status: int = 200, headers: dict[str, str] | None
 async def on_stageline_error(request: Request, error: Exception) -> Response:
     """A failure of the tree in `worker.errors`, with its own status."""
     assert isinstance(error, StagelineError)
-    headers = {"retry-after": str(RETRY_AFTER_SECONDS)} if isinstance(error, NotReadyError) else None
+    headers: dict[str, str] = {}
+    if isinstance(error, NotReadyError):
+        headers["retry-after"] = str(RETRY_AFTER_SECONDS)
+    if error.status in _BODY_NOT_READ:
+        headers["connection"] = "close"
     return json_response(error_body(error), error.status, headers)
 
 

@@ -10,6 +10,7 @@ import msgspec
 from coordinator.answer import Delta, TokenSource, answer
 from coordinator.api.job import Job
 from coordinator.api.schema import Usage
+from coordinator.api.threads import Threads
 from coordinator.served import ServedModel
 from coordinator.stop import StopMatcher
 from worker.errors import StagelineError
@@ -23,6 +24,7 @@ class Backend(msgspec.Struct, frozen=True):
 
     model: ServedModel
     pipeline: TokenSource
+    threads: Threads
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -30,6 +30,16 @@ def check_model(model: ServedModel, name: str | None) -> None:
         raise UnknownModelError(f"model {name!r} is not served here; this server has {model.name!r}", param="model")
 
 
+def encode(model: ServedModel, text: str, *, field: str, add_special_tokens: bool) -> tuple[int, ...]:
+    """The token ids of a prompt. Raises ContextLengthError without tokenising what cannot fit: that would take memory
+    and time without a limit."""
+    if (least := model.codec.least_tokens(text)) >= model.context:
+        raise ContextLengthError(
+            f"the context is {model.context} tokens, the prompt has at least {least}; shorten it", param=field
+        )
+    return model.codec.encode(text, add_special_tokens=add_special_tokens)
+
+
 def make_job(
     model: ServedModel,
     settings: Settings,
@@ -60,13 +70,18 @@ def make_job(
     if max_tokens is not None and max_tokens > room:
         advice = f"ask for at most {room}"
         raise ContextLengthError(f"{size} and `max_tokens` asks for {max_tokens}; {advice}", param="max_tokens")
+    stop_ids = settings.stop_token_ids or []
+    if stop_ids and max(stop_ids) >= model.vocab_size:
+        raise UserError(
+            f"token id {max(stop_ids)} is not below the vocabulary's size {model.vocab_size}", param="stop_token_ids"
+        )
     ends = () if settings.ignore_eos else model.end_tokens
     request = Request(
         id=f"{prefix}-{uuid.uuid4().hex}",
         prompt=prompt,
         max_tokens=max_tokens or room,
         sampling=_sampling(settings, model.sampling),
-        stop_tokens=tuple(dict.fromkeys((*ends, *(settings.stop_token_ids or ())))),
+        stop_tokens=tuple(dict.fromkeys((*ends, *stop_ids))),
     )
     return Job(
         request=request,

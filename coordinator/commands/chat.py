@@ -49,11 +49,12 @@ def _next_line(interactive: bool) -> str | None:
     while True:
         try:
             line = input("> " if interactive else "").strip()
+            line.encode()  # in some locales what is not UTF-8 arrives as lone surrogates
         except EOFError:
             if interactive:
                 write("\n")
             return None
-        except UnicodeDecodeError as error:
+        except UnicodeError as error:
             raise UserError(f"standard input is not UTF-8: {error}") from error
         except KeyboardInterrupt:
             if not interactive:

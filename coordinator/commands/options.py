@@ -1,5 +1,6 @@
 """Options that several commands share: the settings of `up`, and where a running coordinator is."""
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -36,9 +37,17 @@ def coordinator_address(command: Command) -> Command:
     return url(api_key(command))
 
 
+def _finite(_: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):  # JSON has neither nan nor inf
+        raise click.BadParameter(f"{value} is not a finite number", param=option)
+    return value
+
+
 def answer(command: Command) -> Command:
     """The options `--max-tokens`, `--temperature` and `--seed`; the coordinator checks their values."""
     max_tokens = click.option("--max-tokens", type=int, help="Longest answer, in tokens.")
-    temperature = click.option("--temperature", type=float, help="0 always takes the likeliest token.")
+    temperature = click.option(
+        "--temperature", type=float, callback=_finite, help="0 always takes the likeliest token."
+    )
     seed = click.option("--seed", type=int, help="The same seed gives the same answer.")
     return max_tokens(temperature(seed(command)))

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -29,11 +30,17 @@ from coordinator.served import ServedModel, load_served_model
 from coordinator.split import split
 from worker.errors import ConfigError
 from worker.hub import describe, pinned
+from worker.protocol import MAX_TENSOR_BYTES
 from worker.quantization import parse_quantization
 from worker.spec import ModelSpec
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 FINISH_SECONDS = 1
+MAX_CONNECTIONS = 1000
+WIDEST_ITEM = 4  # bytes of a float32 in a hidden state
+MAX_DESCRIPTORS = 65536  # asked for; macOS gives 256 unless asked, which connections alone would use up
+
+log = logging.getLogger("stageline.up")
 
 
 @click.command()
@@ -52,14 +59,44 @@ def up(file: Path | None, **flags: Any) -> None:
     """Start a cluster on this machine and serve MODEL over HTTP.
 
     MODEL is a directory or a hub id; without one the demo model is served. Prints `ready http://HOST:PORT` when ready.
-    Ctrl-C stops everything.
+    Ctrl-C stops everything; the exit status after a signal to stop is 0, whether it was ready yet or not.
     """
+    _leave_at_a_signal()
+    _raise_descriptor_limit()
     settings = config.settings(file, os.environ, flags)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     with _bound(settings) as listener:
         model, cluster, limits = _prepare(settings)
         asyncio.run(_serve(settings, model, cluster, limits, listener))
+
+
+def _leave_at_a_signal() -> None:
+    """Until `_serve` has its own way to stop: an exception in the main thread, which ends what it runs in order.
+
+    A signal that is ignored on entry, as SIGHUP under nohup, stays ignored. A second one ends the process at once.
+    """
+
+    def leave(*_: object) -> None:
+        for number in heard:
+            signal.signal(number, signal.SIG_DFL)
+        sys.exit(0)
+
+    heard = _heard_signals()
+    for number in heard:
+        signal.signal(number, leave)
+
+
+def _heard_signals() -> list[signal.Signals]:
+    return [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+
+
+def _raise_descriptor_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):  # a system may have a lower limit than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _prepare(settings: Settings) -> tuple[ServedModel, Cluster, Limits]:
@@ -74,7 +111,15 @@ def _prepare(settings: Settings) -> tuple[ServedModel, Cluster, Limits]:
         raise ConfigError(
             f"--context {context}: {name} was made for at most {spec.context_length} tokens", param="context"
         )
+    if settings.prefill_chunk * spec.hidden_size * WIDEST_ITEM > MAX_TENSOR_BYTES:
+        most = MAX_TENSOR_BYTES // (spec.hidden_size * WIDEST_ITEM)
+        raise ConfigError(
+            f"--prefill-chunk {settings.prefill_chunk}: at most {most} tokens of {name} fit into one message",
+            param="prefill_chunk",
+        )
     layers = split(costs(spec), settings.stages)
+    if checkpoint.mtp_tensors:
+        log.info("%s: %d tensors for multi-token prediction are left out", name, checkpoint.mtp_tensors)
     model = load_served_model(checkpoint.directory, name=name, spec=spec, context=context)
     cluster = Cluster(
         model=name,
@@ -102,7 +147,7 @@ def costs(spec: ModelSpec) -> list[int]:
 
 def _name(source: str) -> str:
     """The last part of a directory or a hub id, without a revision."""
-    return Path(source).expanduser().resolve().name if Path(source).exists() else source.split("@")[0].split("/")[-1]
+    return Path(source).expanduser().resolve().name if os.path.exists(source) else source.split("@")[0].split("/")[-1]
 
 
 @contextlib.contextmanager
@@ -127,7 +172,12 @@ async def _serve(
 ) -> None:
     stopped = _signalled()
     pipeline = Pipeline(cluster, limits=limits)
-    app = create_app(model=model, pipeline=pipeline, api_key=settings.api_key)
+    app = create_app(
+        model=model,
+        pipeline=pipeline,
+        api_key=settings.api_key,
+        local_only=settings.api_key is None and not settings.insecure,
+    )
     async with _http(app, listener), pipeline:
         address = listener.getsockname()
         host = f"[{address[0]}]" if ":" in address[0] else address[0]
@@ -135,29 +185,46 @@ async def _serve(
         await asyncio.wait((ready, stopped, pipeline.fatal), return_when=asyncio.FIRST_COMPLETED)
         if ready.done():
             ready.result()
-            print(f"ready http://{host}:{address[1]}", flush=True)
+            _announce(f"ready http://{host}:{address[1]}")
         ready.cancel()
         await asyncio.wait((stopped, pipeline.fatal), return_when=asyncio.FIRST_COMPLETED)
     if pipeline.fatal.done():
         raise pipeline.fatal.result()
 
 
+def _announce(line: str) -> None:
+    """Prints the line. That nobody reads it is no reason to stop; any other failure to write it raises OSError."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        log.warning("nobody reads standard output: %s", line)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the rest goes nowhere, at exit too
+
+
 def _signalled() -> "asyncio.Future[None]":
     """Done at the first signal to stop."""
     loop = asyncio.get_running_loop()
     stopped: asyncio.Future[None] = loop.create_future()
-    for number in STOP_SIGNALS:
+    for number in _heard_signals():
         loop.add_signal_handler(number, lambda: stopped.done() or stopped.set_result(None))
     return stopped
 
 
 async def _until_ready(pipeline: Pipeline) -> None:
-    with loading_progress(Console(stderr=True)) as show:
+    with loading_progress(_Console(stderr=True)) as show:
         while True:
-            show(pipeline.view())
+            with contextlib.suppress(OSError):  # nobody reads it, or its disk is full
+                show(pipeline.view())
             if pipeline.problem() is None:
                 return
             await pipeline.changed()
+
+
+class _Console(Console):
+    """Rich's console without its way to end the process when the reader of the progress is gone."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
 
 
 class _Server(uvicorn.Server):
@@ -173,7 +240,13 @@ async def _http(app: Starlette, listener: socket.socket) -> AsyncGenerator[None]
     """Serve `app` on the socket while the context lasts."""
     server = _Server(
         uvicorn.Config(
-            app, log_level="warning", lifespan="off", access_log=False, timeout_graceful_shutdown=FINISH_SECONDS
+            app,
+            log_config=None,  # its lines go to our log
+            log_level="warning",
+            lifespan="off",
+            access_log=False,
+            limit_concurrency=MAX_CONNECTIONS,
+            timeout_graceful_shutdown=FINISH_SECONDS,
         )
     )
     serving = asyncio.create_task(server.serve(sockets=[listener]))

@@ -60,9 +60,22 @@ class Running:
 
 
 @contextmanager
-def running(model=None, *, stages=2, arguments=(), stop=signal.SIGTERM):
-    """A ready cluster on a free port; ended in order, and checked for leftovers, when the context ends."""
-    command = [*COMMAND, "up", *([str(model)] if model else []), "--stages", str(stages), "--port", "0", *arguments]
+def running(model=None, *, stages=2, arguments=(), stop=signal.SIGTERM, before=()):
+    """A ready cluster on a free port; ended in order, and checked for leftovers, when the context ends.
+
+    `before` are words of the command line that start the command after them.
+    """
+    command = [
+        *before,
+        *COMMAND,
+        "up",
+        *([str(model)] if model else []),
+        "--stages",
+        str(stages),
+        "--port",
+        "0",
+        *arguments,
+    ]
     with tempfile.NamedTemporaryFile("w", suffix=".log") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True)
         cluster = Running(process, log)
@@ -84,10 +97,8 @@ def running(model=None, *, stages=2, arguments=(), stop=signal.SIGTERM):
 
 
 def alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
+    return bool(state) and not state.startswith("Z")
 
 
 def events(response):

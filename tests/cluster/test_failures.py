@@ -84,10 +84,11 @@ def test_stopping_ends_streams_processes_and_socket_files(stop):
 def test_workers_leave_when_the_coordinator_is_killed():
     with running(stages=2) as cluster:
         pids = cluster.pids()
+        directory = cluster.runtime_directory()
         os.kill(cluster.process.pid, signal.SIGKILL)
         cluster.process.wait()
         deadline = time.monotonic() + 8
-        while any(map(alive, pids)):
+        while any(map(alive, pids)) or directory.exists():
             assert time.monotonic() < deadline
             time.sleep(0.05)
 

@@ -9,7 +9,7 @@ import mlx.core as mx
 import pytest
 
 from coordinator.demo import write_tokenizer
-from tests.checkpoints import BASE, edit_config, edit_tensors, make
+from tests.checkpoints import BASE, build, edit_config, edit_tensors, make, save_original
 from tests.cluster.running import COMMAND, running
 
 
@@ -84,16 +84,27 @@ def test_broken_checkpoints(model, name):
         (["--port", "70000"], "--port"),
         (["--context", "100000"], "8192 tokens"),
         (["--host", "0.0.0.0"], "--insecure"),
-        (["--host", "no.such.host.invalid"], "no.such.host.invalid"),
+        (["--host", "no.such.host.invalid"], "no.such.host.invalid: no such name"),
+        (["--host", "a..b"], "a..b: no such name"),
+        (["--prefill-chunk", "100000000"], "fit into one message"),
+        (["x" * 5000], "owner/name"),
         (["--quantize", "8:32"], "quantised already"),
         (["--quantize", "9:32"], "--quantize"),
         (["--config", "/nonexistent.toml"], "/nonexistent.toml"),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
 def test_wrong_options(arguments, message):
     status, line = up(*arguments)
     assert (status, message in line) == (2, True), line
+
+
+def test_tensors_that_are_left_out_are_counted(tmp_path):
+    config = BASE | {"vocab_size": 272}
+    save_original(tmp_path, config, build(config))
+    write_tokenizer(tmp_path)
+    with running(tmp_path, stages=1) as cluster:
+        assert "1 tensors for multi-token prediction are left out" in cluster.log
 
 
 def test_a_port_in_use():

@@ -1,6 +1,7 @@
 import pytest
 
-from tests.coordinator.serving import app, call
+from coordinator.api.app import create_app
+from tests.coordinator.serving import app, call, model
 from tests.fakes.pipeline import FakePipeline, spell
 
 KEY = "s3cret"
@@ -72,6 +73,33 @@ def test_request_id_of_failures() -> None:
         response = call(serving, method, path, content=b"{", headers={"x-request-id": "abc"})
         assert response.status_code >= 400
         assert response.headers["x-request-id"] == "abc"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": "localhost:8000"}, 200),
+        ({"host": "127.0.0.1"}, 200),
+        ({"host": "[::1]:8000"}, 200),
+        ({"host": "localhost", "origin": "http://127.0.0.1:3000"}, 200),
+        ({"host": "evil.example:8000"}, 403),
+        ({"host": "192.168.1.5"}, 403),
+        ({"host": "localhost.evil.example"}, 403),
+        ({"host": "x@localhost:["}, 403),
+        ({"host": ""}, 403),
+        ({"host": "localhost", "origin": "https://evil.example"}, 403),
+        ({"host": "localhost", "origin": "null"}, 403),
+    ],
+    ids=str,
+)
+def test_web_pages_and_foreign_names_stay_out(headers: dict, status: int) -> None:
+    pipeline = FakePipeline(spell("a"))
+    serving = create_app(model=model(), pipeline=pipeline, api_key=None, local_only=True)
+    response = call(serving, "POST", "/v1/completions", json=BODY, headers=headers)
+    assert response.status_code == status
+    if status == 403:
+        assert response.json()["error"]["code"] == "forbidden_origin"
+        assert pipeline.requests == []
 
 
 def test_no_cors() -> None:

@@ -197,3 +197,13 @@ def test_ignored_end_of_sequence() -> None:
     reply = post(pipeline, PATH, {"messages": MESSAGES, "ignore_eos": True, "stop_token_ids": [7]}).json()
     assert pipeline.requests[0].stop_tokens == (7,)
     assert reply["choices"][0]["message"]["content"] == "a"
+
+
+def test_a_turn_of_tool_calls_alone_has_an_empty_text() -> None:
+    """Templates put texts together with `+`, which None would break."""
+    pipeline = FakePipeline(spell("a"))
+    template = "{% for message in messages %}{{ '<' + message.content + '>' }}{% endfor %}"
+    turn = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
+    response = call(app(pipeline, template=template), "POST", PATH, json={"messages": [*MESSAGES, turn]})
+    assert response.status_code == 200
+    assert pipeline.requests[0].prompt == tuple(b"<Hi><>")

@@ -1,5 +1,6 @@
 """What clients get for requests that cannot be served: a status, and a body in OpenAI's shape that says why."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -7,6 +8,7 @@ import httpx
 import pytest
 
 from coordinator.api import body as body_module
+from coordinator.prompt import PromptCodec
 from tests.coordinator.serving import CONTEXT, app, call
 from tests.fakes.pipeline import FakePipeline, spell
 
@@ -90,6 +92,7 @@ WRONG_SETTINGS = [
     ({"stream": 1}, "stream", "`stream`: expected bool, got int"),
     ({"stream_options": {"include_usage": True}}, "stream_options", "`stream_options` needs `stream`: true"),
     ({"stream": True, "stream_options": 1}, "stream_options", "`stream_options`: expected object, got int"),
+    ({"stop_token_ids": [5, 300]}, "stop_token_ids", "token id 300 is not below the vocabulary's size 300"),
     ({"stop_token_ids": [-1]}, "stop_token_ids[0]", "`stop_token_ids[0]`: expected int >= 0"),
     ({"model": 5}, "model", "`model`: expected str, got int"),
 ]
@@ -153,6 +156,7 @@ WRONG_CHATS = [
     ({"messages": ["Hi"]}, "messages[0]", "got str"),
     ({"messages": [{"content": "Hi"}]}, "messages[0].role", "is required"),
     ({"messages": [{"role": "robot", "content": "Hi"}]}, "messages[0].role", "'robot'"),
+    ({"messages": [{"role": "user", "content": None}]}, "messages[0].content", "is required"),
     ({"messages": [*MESSAGES, {"role": "user", "content": 5}]}, "messages[1].content", "got int"),
     ({"messages": [{"role": "user", "content": [{"text": "Hi"}]}]}, "messages[0].content[0].type", "is required"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
@@ -213,10 +217,11 @@ def test_wrong_prompt(body: dict, param: str, part: str) -> None:
          "the context is 128 tokens, the prompt has 100 and `max_tokens` asks for 29; ask for at most 28"),
         (CHAT, {"messages": MESSAGES, "max_completion_tokens": 108},
          "the context is 128 tokens, the prompt has 21 and `max_tokens` asks for 108; ask for at most 107"),
+        (TEXT, {"prompt": "x" * 100_000}, "the context is 128 tokens, the prompt has at least 8334; shorten it"),
         (CHAT, {"messages": [{"role": "user", "content": "x" * 200}]},
          "the context is 128 tokens, the prompt has 219; shorten it"),
     ],
-    ids=["prompt fills it", "prompt too long", "answer too long", "chat answer too long", "chat too long"],
+    ids=["prompt fits", "prompt too long", "answer too long", "chat answer too long", "far too long", "chat too long"],
 )  # fmt: skip
 def test_context_too_short(path: str, body: dict, message: str) -> None:
     error = refused(path, body)
@@ -238,6 +243,37 @@ def test_chat_without_a_template() -> None:
     assert response.status_code == 400
     assert "/v1/completions" in response.json()["error"]["message"]
     assert call(app(pipeline, template=None), "POST", TEXT, json={"prompt": "Hi"}).status_code == 200
+
+
+@pytest.mark.parametrize("path", [CHAT, TEXT])
+def test_what_cannot_fit_is_not_tokenised(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(PromptCodec, "encode")
+    text = "x" * 100_000
+    error = refused(path, {"prompt": text, "messages": [{"role": "user", "content": text}]})
+    assert error["code"] == "context_length_exceeded"
+
+
+def test_body_that_stalls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body_module, "BODY_SECONDS", 0.05)
+
+    async def pieces():
+        yield b'{"prompt": '
+        await asyncio.sleep(10)
+
+    response = ask(TEXT, content=pieces())
+    assert (response.status_code, response.headers["connection"]) == (408, "close")
+    assert response.json()["error"]["code"] == "request_timeout"
+
+
+@pytest.mark.parametrize("text", ["\\ud800", "\\ud800x", "\\udc00", "\\u0041\\udc00"])
+def test_lone_surrogate(text: str) -> None:
+    response = ask(TEXT, content=f'{{"prompt": "{text}"}}'.encode())
+    assert response.status_code == 400
+    assert "lone surrogate" in response.json()["error"]["message"]
+
+
+def test_byte_order_mark_and_whole_surrogates_are_fine() -> None:
+    assert ask(TEXT, content='\ufeff{"prompt": "\\ud83d\\ude00"}'.encode()).status_code == 200
 
 
 def test_body_too_large(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -252,3 +252,73 @@ def test_status_watch_goes_on_until_ctrl_c(kind: str) -> None:
         process.send_signal(signal.SIGINT)
         _, err = process.communicate()
     assert (process.returncode, err.strip()) == (130, "")
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_temperature_that_json_cannot_carry(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["generate", "-p", "x", "--temperature", value]) == 2
+    assert f"{value} is not a finite number" in capsys.readouterr().err
+
+
+def test_chat_with_input_that_is_not_utf8(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    text = io.TextIOWrapper(io.BytesIO(b"a\xff\n"), "utf-8", "surrogateescape")
+    monkeypatch.setattr(sys, "stdin", text)
+    with serving({}) as server:
+        assert run(["chat", "--url", server.url]) == 2
+    assert capsys.readouterr().err.startswith("stageline: error: standard input is not UTF-8: ")
+
+
+def test_what_nobody_foresaw_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("two\nlines")
+
+    monkeypatch.setattr(root, "main", fail)
+    assert run([]) == 1
+    said = "stageline: error: unexpected ValueError: two lines (STAGELINE_DEBUG=1 shows where)\n"
+    assert capsys.readouterr().err == said
+    monkeypatch.setenv("STAGELINE_DEBUG", "1")
+    with pytest.raises(ValueError, match="two"):
+        run([])
+
+
+@pytest.mark.parametrize("command", ["--help", "status", "generate -p hi"])
+@pytest.mark.parametrize(
+    ("redirection", "said"),
+    [(">/dev/full", "cannot read or write: No space left on device"), (">&-", "standard output is closed; ")],
+)
+def test_output_that_cannot_be_written(command: str, redirection: str, said: str) -> None:
+    if redirection == ">/dev/full" and not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+    with serving({CHAT: chat_answer("one"), CLUSTER: as_view(view())}) as server:
+        shell = f'exec "$0" -m coordinator.cli {command} {redirection}'
+        environment = {**os.environ, "STAGELINE_URL": server.url}
+        done = subprocess.run(["sh", "-c", shell, sys.executable], env=environment, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert done.stderr.startswith(f"stageline: error: {said}")
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/null <&-"])
+def test_streams_that_nobody_needs_may_be_closed(redirection: str) -> None:
+    with serving({CHAT: chat_answer("one")}) as server:
+        shell = f'exec "$0" -m coordinator.cli generate -p hi --url {server.url} {redirection}'
+        done = subprocess.run(["sh", "-c", shell, sys.executable], stdout=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stdout) == (0, "one\n")
+
+
+WORKER = {"--control": "ipc:///tmp/none", "--session": "s", "--stage": "0", "--stages": "2", "--runtime": "/tmp"}
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--stage", "5", "5 of 2 stages"),
+        ("--session", "", "cannot be empty"),
+        ("--control", "nonsense", "cannot connect to 'nonsense'"),
+    ],
+)
+def test_a_worker_by_hand_with_wrong_options(option: str, value: str, said: str) -> None:
+    words = [word for pair in (WORKER | {option: value}).items() for word in pair]
+    done = subprocess.run([sys.executable, "-m", "worker.cli", *words], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr

@@ -83,6 +83,7 @@ def test_proxy_of_the_environment_is_not_asked(monkeypatch: pytest.MonkeyPatch) 
         (as_error("wrong key", 401), UserError, r"^wrong key .*STAGELINE_API_KEY"),
         (as_error("the queue is full", 429), ClusterError, r"^the queue is full$"),
         (as_error("stage 1 is loading", 503), ClusterError, r"^stage 1 is loading$"),
+        (Answer([b""], 302), ClusterError, r"answered HTTP status 302.*not a Stageline"),
         (Answer([b"<html>"], 404), UserError, r"answered HTTP status 404.*not a Stageline"),
         (Answer([b"<html>"], 502), ClusterError, r"answered HTTP status 502"),
         (Answer([b"data: <html>\n\n"], kind=EVENTS), ClusterError, r"does not answer like a Stageline coordinator"),

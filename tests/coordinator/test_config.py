@@ -95,12 +95,29 @@ def test_loopback_needs_no_key(host: str) -> None:
     assert settings(None, {}, {"host": host}).host == host
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "mini-4.local"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5"])
 def test_other_addresses_need_a_key_or_a_decision(host: str) -> None:
     with pytest.raises(ConfigError, match=r"STAGELINE_API_KEY.*--insecure"):
         settings(None, {}, {"host": host})
     assert settings(None, {}, {"host": host, "insecure": True}).insecure
     assert settings(None, {"STAGELINE_API_KEY": "k"}, {"host": host}).api_key == "k"
+
+
+@pytest.mark.parametrize("host", ["a..b", "no.such.host.invalid"])
+def test_a_host_that_does_not_resolve(host: str) -> None:
+    with pytest.raises(ConfigError, match=f"--host {host}: no such name"):
+        settings(None, {}, {"host": host})
+
+
+@pytest.mark.parametrize("key", ["sch\u00f6n", "a\tb", "a\n", " s3cret", "\x7f"])
+def test_a_key_that_no_header_can_carry(key: str) -> None:
+    with pytest.raises(ConfigError, match="printable ASCII") as caught:
+        settings(None, {"STAGELINE_API_KEY": key}, {})
+    assert key not in caught.value.message
+
+
+def test_byte_order_mark(tmp_path: Path) -> None:
+    assert settings(written(tmp_path, "\ufeffport = 1"), {}, {}).port == 1
 
 
 def test_example_file_is_current() -> None:

@@ -1,4 +1,5 @@
 import asyncio
+import os
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import normalizers
 from transformers import AutoTokenizer
 
 from coordinator.api.app import create_app
@@ -85,10 +87,58 @@ def test_template_speaks_for_itself() -> None:
         codec().render([{"role": "assistant", "content": "x"}])
 
 
-@pytest.mark.parametrize("template", ["{{ messages[0].content + 1 }}", "{% if %}", "{{ nothing.at_all }}"])
+@pytest.mark.parametrize("template", ["{{ messages[0].content + 1 }}", "{{ nothing.at_all }}"])
 def test_template_that_fails_is_a_refusal(template: str) -> None:
-    with pytest.raises(UserError, match="chat template refuses"):
+    assert codec(template).template_problem is None
+    with pytest.raises(UserError, match=r"chat template fails on these: (Type|Undefined)Error"):
         codec(template).render(CHAT)
+
+
+def test_broken_template_does_not_blame_the_messages() -> None:
+    with pytest.raises(UserError, match=r"chat template is broken \(line 1: .*/v1/completions"):
+        codec("{% if %}").render(CHAT)
+
+
+def test_a_template_is_not_run_before_it_is_needed() -> None:
+    assert codec("{{ raise_exception('no') }}").template_problem is None
+
+
+@given(text=st.text())
+def test_least_tokens_is_a_lower_bound(text: str) -> None:
+    own = merging()
+    assert own.least_tokens(text) <= len(own.encode(text, add_special_tokens=False))
+
+
+def test_least_tokens_grows_with_the_text() -> None:
+    assert merging().least_tokens("x" * 1200) == 100  # the longest token is <|im_start|>
+
+
+def test_least_tokens_where_a_token_has_no_limit(tmp_path: Path) -> None:
+    tokenizer = byte_level()
+    tokenizer.normalizer = normalizers.Strip()
+    assert PromptCodec.load(save(tokenizer, tmp_path)).least_tokens("x" * 1200) == 0
+
+
+@cache
+def merging() -> PromptCodec:
+    with TemporaryDirectory() as directory:
+        return PromptCodec.load(save(byte_level_with_merges(), Path(directory)))
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"])
+def test_a_pipe_is_not_waited_for(name: str, tmp_path: Path) -> None:
+    save(byte_level(), tmp_path, own_file=True)
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(CheckpointError, match=rf"{name}: is not a regular file"):
+        PromptCodec.load(tmp_path)
+
+
+def test_broken_tokenizer_config(tmp_path: Path) -> None:
+    save(byte_level(), tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json: not JSON"):
+        PromptCodec.load(tmp_path)
 
 
 def test_no_template() -> None:
@@ -112,7 +162,7 @@ def test_broken_tokenizer(tmp_path: Path) -> None:
     save(byte_level(), tmp_path)
     path = tmp_path / "tokenizer.json"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(CheckpointError, match="cannot load the tokenizer"):
+    with pytest.raises(CheckpointError, match=r"cannot load the tokenizer .*tokenizer\.json: "):
         PromptCodec.load(tmp_path)
 
 

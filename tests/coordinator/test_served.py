@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from coordinator.served import ServedModel, load_served_model
-from tests.tokenizer_files import EOS, IM_END, byte_level, save
+from tests.tokenizer_files import EOS, byte_level, save
 from worker.errors import CheckpointError
 from worker.protocol import Sampling
 from worker.spec import ModelSpec
@@ -29,26 +29,28 @@ def test_without_a_generation_config(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "ends", "sampling"),
+    ("config", "sampling"),
     [
-        ({"eos_token_id": [EOS, IM_END]}, (EOS, IM_END), Sampling()),
-        ({"eos_token_id": IM_END}, (IM_END, EOS), Sampling()),
-        ({"eos_token_id": None, "do_sample": True, "_from_model_config": True}, (2, EOS), Sampling()),
-        ({"temperature": 0.6, "top_p": 0.95, "top_k": 20, "min_p": 0.05, "repetition_penalty": 1.1}, (2, EOS),
+        ({"do_sample": True, "_from_model_config": True}, Sampling()),
+        ({"temperature": 0.6, "top_p": 0.95, "top_k": 20, "min_p": 0.05, "repetition_penalty": 1.1},
          Sampling(temperature=0.6, top_p=0.95, top_k=20, min_p=0.05, repetition_penalty=1.1)),
-        ({"temperature": None, "top_k": -1}, (2, EOS), Sampling()),
+        ({"temperature": None, "top_k": -1}, Sampling()),
     ],
-    ids=["several ends", "one end", "neither", "sampling", "nothing"],
+    ids=["neither", "sampling", "nothing"],
 )  # fmt: skip
-def test_generation_config(tmp_path: Path, config: dict, ends: tuple[int, ...], sampling: Sampling) -> None:
+def test_generation_config(tmp_path: Path, config: dict, sampling: Sampling) -> None:
     served = load(tmp_path, config)
-    assert served.end_tokens == ends
     assert served.sampling == sampling
 
 
-@pytest.mark.parametrize(
-    "config", ["{", {"temperature": "hot"}, {"top_p": 2}, {"eos_token_id": "x"}, []], ids=json.dumps
-)
+@pytest.mark.parametrize("config", ["{", {"temperature": "hot"}, {"top_p": 2}, []], ids=json.dumps)
 def test_broken_generation_config(tmp_path: Path, config: Any) -> None:
     with pytest.raises(CheckpointError, match=r"generation_config\.json"):
         load(tmp_path, config)
+
+
+def test_a_broken_template_is_found_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save(byte_level(), tmp_path, template="{% if %}")
+    load_served_model(tmp_path, name="tiny", spec=SPEC, context=32)
+    (record,) = caplog.records
+    assert "chat requests will be refused: the chat template is broken (line 1: " in record.getMessage()

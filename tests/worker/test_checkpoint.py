@@ -1,4 +1,5 @@
 import json
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from worker.checkpoint import Checkpoint
 from worker.errors import CheckpointError, ConfigError
 from worker.hub import describe
 from worker.quantization import Quantization
+from worker.spec import MoESpec
 
 SMALL = {**BASE, "hybrid_override_pattern": "ME*-"}
 LAYOUTS = {"nvidia": ("backbone.", False), "transformers": ("model.", True), "puzzle": ("model.", False)}
@@ -33,14 +35,23 @@ def test_original_layouts_are_accepted(layout: str, tmp_path: Path) -> None:
     assert (checkpoint.prefix, checkpoint.mtp_tensors) == (prefix, 1)
 
 
-def test_parameters_are_those_of_the_tensors(tmp_path: Path) -> None:
+def test_costs_are_those_of_the_tensors_that_a_token_reads(tmp_path: Path) -> None:
     checkpoint = Checkpoint(make(tmp_path))
     spec = checkpoint.spec
     for index in range(len(spec.layers)):
         parts = [part for layer, part in checkpoint.parts(index, index + 1) if layer == index]
         # the count leaves out vectors
-        shapes = [checkpoint.shards.info(name).shape for part in parts for name in part.weights]
-        assert spec.layer_parameters(index) == sum(mx.zeros(shape).size for shape in shapes if len(shape) > 1)
+        shapes = {name: checkpoint.shards.info(name).shape for part in parts for name in part.weights}
+        layer = spec.layers[index]
+        total = 0
+        for name, shape in shapes.items():
+            if len(shape) == 1:
+                continue
+            size = mx.zeros(shape).size
+            if isinstance(layer, MoESpec) and ("switch_mlp" in name or ".experts." in name):
+                size = size * layer.top_k // layer.num_experts
+            total += size
+        assert spec.layer_cost(index) == total
 
 
 def test_generation_config_says_where_a_text_ends(tmp_path: Path) -> None:
@@ -321,3 +332,13 @@ def test_experts_one_by_one_must_be_all_there_and_alike(tmp_path: Path) -> None:
     rewrite(directory, name, None)
     with pytest.raises(CheckpointError, match=r"experts\.5\.up_proj\.weight is missing"):
         describe(str(directory))
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("kind", [os.mkfifo, os.mkdir], ids=["pipe", "directory"])
+def test_only_regular_files_are_opened(name: str, kind: Callable[[Path], None], tmp_path: Path) -> None:
+    make(tmp_path, SMALL)
+    (tmp_path / name).unlink()
+    kind(tmp_path / name)
+    with pytest.raises(CheckpointError, match=rf"{name}: is not a regular file"):
+        Checkpoint(tmp_path).check()

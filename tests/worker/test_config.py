@@ -104,14 +104,13 @@ def test_every_field() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "total", "per_token"),
-    [(NANO, 31.58e9, 3.228e9), (SUPER, 120.67e9, 12.233e9), (ULTRA, 549.3e9, 54.98e9)],
+    ("config", "per_token"),
+    [(NANO, 3.228e9), (SUPER, 12.233e9), (ULTRA, 54.98e9)],
     ids=["nano", "super", "ultra"],
 )
-def test_parameters_are_those_of_the_public_models(config: dict[str, Any], total: float, per_token: float) -> None:
+def test_costs_are_those_of_the_public_models(config: dict[str, Any], per_token: float) -> None:
     spec = read(config)
     layers = range(len(spec.layers))
-    assert sum(map(spec.layer_parameters, layers)) + 2 * spec.head_cost == pytest.approx(total, rel=2e-4)
     assert sum(map(spec.layer_cost, layers)) + spec.head_cost == pytest.approx(per_token, rel=2e-3)
 
 

@@ -108,3 +108,22 @@ print([name for name in sys.modules if name.split(".")[0] in ("mlx", "mlx_lm", "
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+def test_a_file_is_not_a_model(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_text("")
+    with pytest.raises(UserError, match=r"model\.gguf: is a file; name its directory"):
+        fetch_stage(str(tmp_path / "model.gguf"), 0, 1)
+
+
+@pytest.mark.parametrize("model", ["a/b/c", "https://huggingface.co/a/b", "x" * 5000], ids=["path", "url", "long"])
+def test_what_is_no_hub_id_is_told_what_one_looks_like(model: str) -> None:
+    with pytest.raises(UserError, match="owner/name") as caught:
+        fetch_stage(model, 0, 1)
+    assert "\n" not in caught.value.message
+
+
+def test_a_proxy_that_is_no_address(tmp_path: Path) -> None:
+    said = run("describe('someone/model')", tmp_path, HTTPS_PROXY="http://proxy:port")
+    assert said.startswith("someone/model: cannot be fetched from the Hugging Face hub: ")
+    assert said.endswith("check HTTPS_PROXY, ALL_PROXY and HF_ENDPOINT")
