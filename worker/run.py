@@ -63,6 +63,7 @@ class Run:
         self._ledger = Ledger()
         self._work: deque[Received] = deque()
         self._flights: deque[_Flight] = deque()
+        self._taken: Received | None = None  # tokens to acknowledge when the next step is under way
 
     # --- what arrives ---
 
@@ -92,7 +93,7 @@ class Run:
             self._work.append(received)
         elif isinstance(message, Tokens):
             self._driver.tokens(message)
-            self._links.acknowledge(received)
+            self._taken = received
         else:
             self._unexpected(message)
 
@@ -101,7 +102,7 @@ class Run:
     @property
     def is_idle(self) -> bool:
         """Whether `work` has nothing to do until something arrives."""
-        return not self._flights and not self._can_start()
+        return self._taken is None and not self._flights and not self._can_start()
 
     def work(self) -> None:
         """Start a step if one can start, else finish the oldest one in flight."""
@@ -109,6 +110,9 @@ class Run:
             self._start()
         elif self._flights:
             self._finish(self._flights.popleft())
+        if self._taken is not None:  # acknowledgements are cumulative: the last one says it all
+            self._links.acknowledge(self._taken)
+            self._taken = None
 
     def _can_start(self) -> bool:
         if len(self._flights) >= self._most_flights or not self._links.has_room:
