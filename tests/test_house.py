@@ -72,3 +72,28 @@ def test_source_is_ascii() -> None:
         if not file.read_bytes().isascii()
     ]
     assert odd == []
+
+
+def test_the_product_needs_nothing_of_the_development_tools(tmp_path: Path) -> None:
+    """Imports every module and renders a chat with the packages of cpu.lock alone; jinja2 was missing there once."""
+    only_dev = {name.lower() for name in locked("dev").keys() - locked("cpu").keys()}
+    code = f"""
+import importlib, importlib.metadata, pkgutil, sys
+from pathlib import Path
+only_dev = {sorted(only_dev)!r}
+for package, distributions in importlib.metadata.packages_distributions().items():
+    if {{name.lower().replace("_", "-") for name in distributions}} <= set(only_dev):
+        sys.modules[package] = None
+assert sys.modules["mlx_lm"] is None
+import coordinator, kernels, worker
+for package in (coordinator, kernels, worker):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+from coordinator.demo import write_tokenizer
+from coordinator.prompt import PromptCodec
+write_tokenizer(Path({str(tmp_path)!r}))
+print(PromptCodec.load(Path({str(tmp_path)!r})).render([{{"role": "user", "content": "hi"}}]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0, done.stderr
+    assert "<|im_start|>user\nhi<|im_end|>" in done.stdout
