@@ -23,16 +23,16 @@ class Mamba:
     """A Mamba-2 mixer; `slot` is its place among the stage's Mamba layers."""
 
     def __init__(self, spec: MambaSpec, eps: float, weights: Weights, slot: int) -> None:
-        dtype = _array(weights, "gate_norm").dtype
+        dtype = array_in(weights, "gate_norm").dtype
         self._slot = slot
-        self._in, self._out = _matrix(weights, "in_proj"), _matrix(weights, "out_proj")
+        self._in, self._out = matrix_in(weights, "in_proj"), matrix_in(weights, "out_proj")
         self._parameters = mamba.Parameters(
-            conv_weight_KC=mx.contiguous(_array(weights, "conv_weight").T.astype(mx.float32)),
-            conv_bias_C=_array(weights, "conv_bias") if spec.conv_bias else None,
-            A_H=-mx.exp(_array(weights, "A_log").astype(mx.float32)),
-            D_H=_array(weights, "D").astype(dtype),
-            dt_bias_H=_array(weights, "dt_bias").astype(mx.float32),
-            norm_I=_array(weights, "gate_norm"),
+            conv_weight_KC=mx.contiguous(array_in(weights, "conv_weight").T.astype(mx.float32)),
+            conv_bias_C=array_in(weights, "conv_bias") if spec.conv_bias else None,
+            A_H=-mx.exp(array_in(weights, "A_log").astype(mx.float32)),
+            D_H=array_in(weights, "D").astype(dtype),
+            dt_bias_H=array_in(weights, "dt_bias").astype(mx.float32),
+            norm_I=array_in(weights, "gate_norm"),
             num_groups=spec.num_groups,
             state_size=spec.state_size,
             time_step_limit=spec.time_step_limit,
@@ -73,7 +73,7 @@ class Attention:
 
     def __init__(self, spec: AttentionSpec, weights: Weights, slot: int) -> None:
         self._spec, self._slot = spec, slot
-        self._q, self._k, self._v, self._o = (_matrix(weights, f"{name}_proj") for name in "qkvo")
+        self._q, self._k, self._v, self._o = (matrix_in(weights, f"{name}_proj") for name in "qkvo")
 
     def __call__(self, x_TD: mx.array, step: Step) -> mx.array:
         """[T, D] to [T, D]; appends to the sequences' keys and values. Each sequence attends alone."""
@@ -125,13 +125,13 @@ class MoE:
     def __init__(self, spec: MoESpec, weights: Weights) -> None:
         self._spec = spec
         # float32 once here and not at every step
-        self._gate_DE = mx.contiguous(_array(weights, "gate_weight").astype(mx.float32).T)
-        self._correction_E = _array(weights, "correction_bias").astype(mx.float32)
-        self._up, self._down = _matrix(weights, "experts_up"), _matrix(weights, "experts_down")
+        self._gate_DE = mx.contiguous(array_in(weights, "gate_weight").astype(mx.float32).T)
+        self._correction_E = array_in(weights, "correction_bias").astype(mx.float32)
+        self._up, self._down = matrix_in(weights, "experts_up"), matrix_in(weights, "experts_down")
         latent = spec.latent_size is not None
-        self._latent = (_matrix(weights, "latent_in"), _matrix(weights, "latent_out")) if latent else None
+        self._latent = (matrix_in(weights, "latent_in"), matrix_in(weights, "latent_out")) if latent else None
         shared = spec.shared_size is not None
-        self._shared = MLP(_matrix(weights, "shared_up"), _matrix(weights, "shared_down")) if shared else None
+        self._shared = MLP(matrix_in(weights, "shared_up"), matrix_in(weights, "shared_down")) if shared else None
 
     def __call__(self, x_TD: mx.array, step: Step) -> mx.array:
         """[T, D] to [T, D]. Router and shared experts see x itself, not its latent projection."""
@@ -164,13 +164,15 @@ class MoE:
 Block = Mamba | Attention | MLP | MoE
 
 
-def _matrix(weights: Weights, name: str) -> Matrix:
+def matrix_in(weights: Weights, name: str) -> Matrix:
+    """The weight of that name, which is a matrix."""
     matrix = weights[name]
     assert isinstance(matrix, Matrix), name
     return matrix
 
 
-def _array(weights: Weights, name: str) -> mx.array:
+def array_in(weights: Weights, name: str) -> mx.array:
+    """The weight of that name, which is a plain array."""
     array = weights[name]
     assert isinstance(array, mx.array), name
     return array

@@ -3,7 +3,6 @@
 What a kernel does not take stays with `worker.blocks`; `fuse` says why. Shapes: T rows of a step, D hidden size.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -12,12 +11,10 @@ from kernels.mamba import decode as mamba
 from kernels.matvec import weight
 from kernels.matvec.launch import Gain, Output, combine, project
 from kernels.moe import decode as moe
-from worker.blocks import Attention
+from worker.blocks import Attention, Weights, array_in, matrix_in
 from worker.matrix import Matrix
 from worker.spec import AttentionSpec, MambaSpec, Mixer, MoESpec
 from worker.state import Step
-
-Weights = Mapping[str, mx.array | Matrix]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +86,7 @@ def fuse_head(head: Matrix, norm_D: mx.array, eps: float) -> FusedHead | None:
 
 def fuse(spec: Mixer, eps: float, weights: Weights, slot: int, block: object) -> Fused | str:
     """The fused form of a layer, or why there is none."""
-    norm = _array(weights, "norm")
+    norm = array_in(weights, "norm")
     if norm.dtype != mx.bfloat16:
         return f"its activations are {norm.dtype}, not bfloat16"
     gain = Gain(norm, eps)
@@ -100,7 +97,7 @@ def fuse(spec: Mixer, eps: float, weights: Weights, slot: int, block: object) ->
             return _moe(spec, gain, weights)
         case AttentionSpec():
             assert isinstance(block, Attention)
-            q, k, v, o = (_matrix(weights, f"{name}_proj") for name in "qkvo")
+            q, k, v, o = (matrix_in(weights, f"{name}_proj") for name in "qkvo")
             for name, matrix in zip("qkvo", (q, k, v, o), strict=True):
                 if reason := weight.why_not(matrix):
                     return f"{name}_proj: {reason}"
@@ -112,14 +109,14 @@ def fuse(spec: Mixer, eps: float, weights: Weights, slot: int, block: object) ->
 def _mamba(spec: MambaSpec, gain: Gain, weights: Weights, slot: int) -> FusedMamba | str:
     layer = mamba.MambaWeights(
         gain=gain,
-        in_proj=_matrix(weights, "in_proj"),
-        conv=mx.contiguous(_array(weights, "conv_weight")),
-        conv_bias=_array(weights, "conv_bias") if spec.conv_bias else None,
-        rate=-mx.exp(_array(weights, "A_log").astype(mx.float32)),
-        skip=_array(weights, "D").astype(mx.float32),
-        dt_bias=_array(weights, "dt_bias").astype(mx.float32),
-        gate_gain=Gain(_array(weights, "gate_norm"), gain.eps),
-        out_proj=_matrix(weights, "out_proj"),
+        in_proj=matrix_in(weights, "in_proj"),
+        conv=mx.contiguous(array_in(weights, "conv_weight")),
+        conv_bias=array_in(weights, "conv_bias") if spec.conv_bias else None,
+        rate=-mx.exp(array_in(weights, "A_log").astype(mx.float32)),
+        skip=array_in(weights, "D").astype(mx.float32),
+        dt_bias=array_in(weights, "dt_bias").astype(mx.float32),
+        gate_gain=Gain(array_in(weights, "gate_norm"), gain.eps),
+        out_proj=matrix_in(weights, "out_proj"),
     )
     small = (layer.conv, layer.conv_bias, layer.gate_gain.weight)
     if any(array is not None and array.dtype != mx.bfloat16 for array in small):
@@ -136,28 +133,16 @@ def _moe(spec: MoESpec, gain: Gain, weights: Weights) -> FusedMoE | str:
     latent, shared = spec.latent_size is not None, spec.shared_size is not None
     layer = moe.MoEWeights(
         gain=gain,
-        router=Matrix(_array(weights, "gate_weight")),
-        correction=_array(weights, "correction_bias").astype(mx.float32),
-        up=_matrix(weights, "experts_up"),
-        down=_matrix(weights, "experts_down"),
-        shared_up=_matrix(weights, "shared_up") if shared else None,
-        shared_down=_matrix(weights, "shared_down") if shared else None,
-        latent_in=_matrix(weights, "latent_in") if latent else None,
-        latent_out=_matrix(weights, "latent_out") if latent else None,
+        router=Matrix(array_in(weights, "gate_weight")),
+        correction=array_in(weights, "correction_bias").astype(mx.float32),
+        up=matrix_in(weights, "experts_up"),
+        down=matrix_in(weights, "experts_down"),
+        shared_up=matrix_in(weights, "shared_up") if shared else None,
+        shared_down=matrix_in(weights, "shared_down") if shared else None,
+        latent_in=matrix_in(weights, "latent_in") if latent else None,
+        latent_out=matrix_in(weights, "latent_out") if latent else None,
     )
     # one expert of one keeps its score: the reference normalises from two on
     normalize = spec.normalize and spec.top_k > 1
     routing = moe.Routing(spec.num_experts, spec.top_k, normalize, spec.scaling)
     return moe.why_not(layer, routing) or FusedMoE(layer, routing)
-
-
-def _matrix(weights: Weights, name: str) -> Matrix:
-    matrix = weights[name]
-    assert isinstance(matrix, Matrix), name
-    return matrix
-
-
-def _array(weights: Weights, name: str) -> mx.array:
-    array = weights[name]
-    assert isinstance(array, mx.array), name
-    return array
