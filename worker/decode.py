@@ -1,7 +1,8 @@
 """Decode steps of a stage: its layers through the fused kernels where they have a fused form, else as `worker.blocks`.
 
 Runs of fused Mamba and expert layers become one compiled function each on a GPU: MLX then hands their launches over
-without Python in between. Every fused layer is compared with its block once, on this machine, before it is used.
+without Python in between. Every fused layer, and the head, is compared with its plain form once, on this machine,
+before it is used.
 
 Shapes: T rows of a step, D hidden size.
 """
@@ -17,7 +18,7 @@ import mlx.core as mx
 from kernels import backend
 from kernels.matvec.product import MAX_VECTORS
 from worker.blocks import Block
-from worker.fused import Fused, FusedAttention, FusedMamba
+from worker.fused import Fused, FusedAttention, FusedHead, FusedMamba
 from worker.state import StageState, Step
 
 log = logging.getLogger("stageline.kernels")
@@ -129,23 +130,48 @@ def _with_states(
     return ((layer, (steps[0], steps[1])) for layer in layers)
 
 
+def checked_head(head: FusedHead | None, plain: Callable[[mx.array], mx.array]) -> FusedHead | None:
+    """The fused norm and head, unless it fails here or its logits differ from those of `plain`."""
+    if head is None or not backend.current().fused:
+        return None
+    x_TD = _check_rows(head.gain.weight, seed=0)
+    try:
+        plain_TV = plain(x_TD).astype(mx.float32)
+        middle = _middle_error(head(x_TD), plain_TV, plain_TV)
+    except (RuntimeError, ValueError) as error:
+        log.warning("the head runs without its fused kernel, which fails here: %s", error)
+        return None
+    if middle < CHECK_ERROR:
+        return head
+    log.warning("the head runs without its fused kernel, which differs from the reference by %.3g", middle)
+    return None
+
+
+def _check_rows(norm_D: mx.array, seed: int) -> mx.array:
+    return mx.random.normal((CHECK_ROWS, norm_D.shape[0]), key=mx.random.key(seed)).astype(norm_D.dtype)
+
+
+def _middle_error(got: mx.array, want: mx.array, scale: mx.array) -> float:
+    """Of the rows' differences, relative to `scale`, the middle one."""
+    difference_T = mx.linalg.norm(got.astype(mx.float32) - want, axis=-1)
+    errors_T = mx.sort(difference_T / mx.linalg.norm(scale, axis=-1))
+    return errors_T[CHECK_ROWS // 2].item()  # type: ignore[return-value]
+
+
 def _checked(layer: Layer, eps: float, fused_step: Step, plain_step: Step) -> Layer:
     """The layer, without its fused form if that fails here or differs from the block."""
     if isinstance(layer.fused, str):
         return layer
-    x_TD = mx.random.normal((CHECK_ROWS, layer.norm_D.shape[0]), key=mx.random.key(layer.index))
-    x_TD = x_TD.astype(layer.norm_D.dtype)
+    x_TD = _check_rows(layer.norm_D, seed=layer.index)
     try:
         if isinstance(layer.fused, FusedMamba | FusedAttention):
             fused_TD = layer.fused(x_TD, fused_step)
         else:
             fused_TD = layer.fused(x_TD)
         plain_TD = layer.plain(x_TD, plain_step, eps).astype(mx.float32)
-        difference_T = mx.linalg.norm(fused_TD.astype(mx.float32) - plain_TD, axis=-1)
-        errors = sorted((difference_T / mx.linalg.norm(plain_TD - x_TD, axis=-1)).tolist())  # type: ignore[arg-type]
+        middle = _middle_error(fused_TD, plain_TD, plain_TD - x_TD)
     except (RuntimeError, ValueError) as error:
         return Layer(layer.index, layer.norm_D, layer.block, f"the kernel fails here: {error}")
-    middle = errors[CHECK_ROWS // 2]
     if not middle < CHECK_ERROR:
         return Layer(layer.index, layer.norm_D, layer.block, f"the kernel differs from the reference by {middle:.3g}")
     return layer

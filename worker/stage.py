@@ -9,7 +9,7 @@ from typing import assert_never
 import mlx.core as mx
 
 from worker.blocks import MLP, Attention, Block, Mamba, MoE, Weights
-from worker.decode import DecodePath, Layer
+from worker.decode import DecodePath, Layer, checked_head
 from worker.fused import fuse, fuse_head
 from worker.matrix import Matrix
 from worker.spec import AttentionSpec, MambaSpec, MLPSpec, ModelSpec, MoESpec
@@ -70,7 +70,8 @@ class Stage:
             decode.append(Layer(first + len(decode), norm_D, block, form))
         mx.eval(self.arrays)
         self._decode = DecodePath(decode, spec.norm_eps, self.new_state)
-        self._finish = None if head is None or final_norm is None else fuse_head(head, final_norm, spec.norm_eps)
+        fused_head = None if head is None or final_norm is None else fuse_head(head, final_norm, spec.norm_eps)
+        self._finish = checked_head(fused_head, self._logits)
 
     @property
     def dtype(self) -> mx.Dtype:
@@ -131,4 +132,8 @@ class Stage:
         x_SD = x_TD if last == list(range(x_TD.shape[0])) else x_TD[mx.array(last)]
         if decode and self._finish is not None:
             return self._finish(x_SD)
+        return self._logits(x_SD)
+
+    def _logits(self, x_SD: mx.array) -> mx.array:
+        assert self._head is not None
         return self._head(mx.fast.rms_norm(x_SD, self._final_norm, self._eps))

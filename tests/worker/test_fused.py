@@ -11,6 +11,7 @@ from kernels import backend
 from kernels.dialect import host
 from kernels.mamba import decode as mamba
 from tests.worker.models import matrix_of, reference, spec_of, stage_of, weights_of
+from worker import fused
 from worker.matrix import Matrix
 from worker.stage import Stage
 
@@ -121,5 +122,16 @@ def test_a_kernel_that_is_wrong_here_is_not_used(monkeypatch: pytest.MonkeyPatch
     stage = fused_stage(model)
     assert "differs from the reference" in stage.unfused[0]
     assert stage.fused_layers == 1
+    got, want = logits(stage, "host"), logits(stage, "reference")
+    assert mx.linalg.norm(got - want) < 2e-2 * mx.linalg.norm(want)
+
+
+def test_a_head_that_is_wrong_here_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = reference("E", mx.bfloat16, 8)
+    assert fused_stage(model)._finish is not None
+    real = fused.FusedHead.__call__
+    monkeypatch.setattr(fused.FusedHead, "__call__", lambda head, x_SD: -real(head, x_SD))
+    stage = fused_stage(model)
+    assert stage._finish is None
     got, want = logits(stage, "host"), logits(stage, "reference")
     assert mx.linalg.norm(got - want) < 2e-2 * mx.linalg.norm(want)
