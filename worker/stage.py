@@ -16,6 +16,9 @@ from worker.spec import AttentionSpec, MambaSpec, MLPSpec, ModelSpec, MoESpec
 from worker.state import StageState
 
 
+PIECE = 2  # layers; MLX works on those handed over while the graph of the next ones is built
+
+
 class Stage:
     """Layers [first, end) of `spec`. The first stage takes token ids, the last one gives logits, others hidden states.
 
@@ -122,7 +125,9 @@ class Stage:
         if decode:
             x_TD = self._decode(x_TD, step)
         else:
-            for norm_D, block in zip(self._norms, self._blocks, strict=True):
+            for index, (norm_D, block) in enumerate(zip(self._norms, self._blocks, strict=True)):
+                if index and index % PIECE == 0:
+                    mx.async_eval(x_TD)
                 x_TD = x_TD + block(mx.fast.rms_norm(x_TD, norm_D, self._eps), step)
         if self._head is None:
             return x_TD
