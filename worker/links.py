@@ -16,7 +16,7 @@ import zmq
 
 from worker.errors import ProtocolError
 from worker.protocol import Ack, Message, OnLink, decode, encode
-from worker.window import Window
+from worker.window import ACK_BYTES, ACK_MESSAGES, Window
 
 _SEQUENCE = struct.Struct("<Q")
 
@@ -40,6 +40,8 @@ class Links:
         self._name = f"stage-{stage}/{epoch}".encode()
         self._neighbour = f"stage-{(stage - 1) % stages}/{epoch}".encode()
         self._received = 0
+        self._acknowledged = 0
+        self._unacknowledged_bytes = 0
         self._window = Window()
         self._path = runtime / f"{stage}-{epoch}.{os.getpid()}"
         self.endpoint = f"ipc://{self._path}"
@@ -59,6 +61,11 @@ class Links:
         """Whether the credit of the output allows another message."""
         return self._window.has_room
 
+    @property
+    def unapplied(self) -> int:
+        """Messages sent whose application is not known here yet."""
+        return self._window.unapplied
+
     def connect(self, endpoint: str) -> None:
         """Connect the output to the next stage."""
         self._outlet.connect(endpoint)
@@ -70,7 +77,11 @@ class Links:
         self._outlet.send_multipart(frames if payload is None else [*frames, payload])
 
     def acknowledge(self, received: Received) -> None:
-        """Tell the upstream neighbour that everything up to this message is applied."""
+        """Everything up to this message is applied: tell the upstream neighbour when that is worth a message."""
+        self._unacknowledged_bytes += received.payload.nbytes
+        if received.sequence - self._acknowledged < ACK_MESSAGES and self._unacknowledged_bytes < ACK_BYTES:
+            return
+        self._acknowledged, self._unacknowledged_bytes = received.sequence, 0
         with contextlib.suppress(zmq.ZMQError):  # the neighbour is gone: the coordinator will say so
             self._inlet.send_multipart([self._neighbour, encode(Ack(sequence=received.sequence))])
 

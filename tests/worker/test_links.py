@@ -8,7 +8,7 @@ import zmq
 from worker.errors import ProtocolError
 from worker.links import Links
 from worker.protocol import Ack, Activations, Close, Segment, encode
-from worker.window import WINDOW_BYTES, WINDOW_MESSAGES, Window
+from worker.window import ACK_BYTES, ACK_MESSAGES, WINDOW_BYTES, WINDOW_MESSAGES, Window
 
 HEADER = Activations(epoch=1, batch=0, segments=(Segment(1, 0, 1, True),), dtype="float32", shape=(1, 2))
 
@@ -65,6 +65,19 @@ def test_credit_ends_and_comes_back_with_what_is_applied(pair):
     arrived = receive(downstream, WINDOW_MESSAGES)
     downstream.acknowledge(arrived[3])
     until(lambda: upstream.receive() == [] and upstream.has_room)
+
+
+@pytest.mark.parametrize(("messages", "payload"), [(ACK_MESSAGES, 8), (1, ACK_BYTES)], ids=["messages", "bytes"])
+def test_an_acknowledgement_is_sent_when_it_frees_much_credit(pair, messages, payload):
+    upstream, downstream = pair
+    for _ in range(messages):
+        upstream.send(HEADER, memoryview(bytes(payload)))
+    unapplied = upstream.unapplied
+    for received in receive(downstream, messages):
+        assert upstream.receive() == []
+        assert upstream.unapplied == unapplied
+        downstream.acknowledge(received)
+    until(lambda: upstream.receive() == [] and upstream.unapplied == 0)
 
 
 def test_credit_counts_bytes_too():
