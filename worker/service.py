@@ -1,5 +1,6 @@
 """A worker's life: say hello, load what is assigned, link for an epoch and run it, until told to stop."""
 
+import gc
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -127,6 +128,8 @@ class Service:
 
         self._new_engine = self._load(assign, progress)
         engine = self._new_engine()
+        gc.collect()
+        gc.freeze()  # what is loaded stays: looking through it again and again would stall steps
         self.vitals.memory(*engine.memory())
         self._transport.report(Loaded(fused_layers=engine.fused_layers))
 
