@@ -12,29 +12,38 @@ class ServerEvent(msgspec.Struct, frozen=True):
     data: str
 
 
-def server_events(pieces: Iterable[bytes]) -> Iterator[ServerEvent]:
-    """The events in a stream of bytes that is cut anywhere; comments and events without data are dropped.
+class EventParser:
+    """Finds the events in a stream of bytes that is cut anywhere; comments and events without data are dropped.
 
     Lines end in LF or CR LF only: str.splitlines would also cut at the U+2028 that an answer may contain.
     """
-    event, data = "message", list[str]()
-    for line in _lines(pieces):
-        if not line:
-            if data:
-                yield ServerEvent(event, "\n".join(data))
-            event, data = "message", []
-            continue
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._event = "message"
+        self._data: list[str] = []
+
+    def feed(self, piece: bytes) -> list[ServerEvent]:
+        """The events that end in this piece."""
+        *lines, self._rest = (self._rest + piece).split(b"\n")
+        events = [self._line(line.removesuffix(b"\r").decode(errors="replace")) for line in lines]
+        return [event for event in events if event is not None]
+
+    def _line(self, line: str) -> ServerEvent | None:
         field, _, value = line.partition(":")
         value = value.removeprefix(" ")
         if field == "event":
-            event = value
+            self._event = value
         elif field == "data":
-            data.append(value)
+            self._data.append(value)
+        elif not line:
+            event, data, self._event, self._data = self._event, self._data, "message", []
+            return ServerEvent(event, "\n".join(data)) if data else None
+        return None
 
 
-def _lines(pieces: Iterable[bytes]) -> Iterator[str]:
-    rest = b""
+def server_events(pieces: Iterable[bytes]) -> Iterator[ServerEvent]:
+    """The events in the stream `pieces`."""
+    parser = EventParser()
     for piece in pieces:
-        *lines, rest = (rest + piece).split(b"\n")
-        for line in lines:
-            yield line.removesuffix(b"\r").decode(errors="replace")
+        yield from parser.feed(piece)

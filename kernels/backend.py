@@ -13,10 +13,14 @@ Dialect = Literal["metal", "cuda", "host", "reference"]
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """`dialect` "reference" means that layers run as plain MLX operations; `why` is one line for people."""
+    """`dialect` "reference" means that layers run as plain MLX operations; `why` is one line for people.
+
+    `matrix_units`: whether products go through them where that measured faster (kernels/matvec/README.md).
+    """
 
     dialect: Dialect
     why: str
+    matrix_units: bool = False
 
     @property
     def fused(self) -> bool:
@@ -29,7 +33,7 @@ def _detected() -> Backend:
     if mx.metal.is_available():
         return Backend("metal", "MLX has an Apple GPU")
     if mx.cuda.is_available():
-        return Backend("cuda", "MLX has an NVIDIA GPU")
+        return Backend("cuda", "MLX has an NVIDIA GPU", matrix_units=True)
     return Backend("reference", "MLX has no GPU here")
 
 
@@ -42,9 +46,10 @@ def current() -> Backend:
 
 
 @contextmanager
-def using(dialect: Dialect) -> Iterator[None]:
+def using(dialect: Dialect, matrix_units: bool | None = None) -> Iterator[None]:
     """Launches inside the block use `dialect`; for tests and benchmarks."""
-    _override.append(Backend(dialect, "asked for"))
+    units = dialect == "cuda" if matrix_units is None else matrix_units
+    _override.append(Backend(dialect, "asked for", units))
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Decode speed in one process without sockets: `python -m worker.bench ENGINE [MODEL]` prints one JSON object.
+"""Decode speed in one process without sockets: `python -m worker.bench ENGINE [MODEL]` prints one JSON object a line.
 
 ENGINE: `stage` is what a worker runs, on all layers; `plain` the same without fused kernels; `mlx-lm` mlx-lm's own
 generation loop. All get the same prompt, choose greedily and keep one step in flight. MODEL is a checkpoint; with
@@ -6,8 +6,8 @@ generation loop. All get the same prompt, choose greedily and keep one step in f
 """
 
 import json
-import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -22,6 +22,7 @@ import mlx.core as mx  # noqa: E402 its settings come first
 
 from kernels import backend  # noqa: E402
 from worker.engine import Engine  # noqa: E402
+from worker.graph import operations  # noqa: E402
 from worker.hub import describe  # noqa: E402
 from worker.loading import load_stage_of  # noqa: E402
 from worker.presets import preset  # noqa: E402
@@ -40,58 +41,102 @@ CACHE_BYTES = 2 << 30  # what MLX may keep of freed buffers: a large model leave
 @click.option("--preset", "preset_name", help="Shapes of the model: nano, super, demo or bench.")
 @click.option("--layers", type=click.IntRange(1), help="Only the preset's first layers.")
 @click.option("--quantize", default="8:32", show_default=True, help="Packing of the preset's weights.")
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Sequences that decode together.")
+@click.option(
+    "--batch",
+    "batches",
+    type=click.IntRange(1),
+    multiple=True,
+    default=(1,),
+    show_default=True,
+    help="Sequences that decode together; given several times, one line each.",
+)
 @click.option("--prompt-tokens", type=click.IntRange(1), default=64, show_default=True)
 @click.option("--tokens", type=click.IntRange(2), default=128, show_default=True)
+@click.option("--past", type=click.IntRange(0), default=0, help="Positions of zeros that attention sees besides.")
 def main(
     engine: str,
     model: str | None,
     preset_name: str | None,
     layers: int | None,
     quantize: str,
-    batch: int,
+    batches: tuple[int, ...],
     prompt_tokens: int,
     tokens: int,
+    past: int,
 ) -> None:
     """Generate TOKENS tokens twice, and report the second time's rate from the first token on."""
     if (model is None) == (preset_name is None):
         raise click.UsageError("give either a MODEL or --preset")
-    if engine == "mlx-lm" and batch > 1:
-        raise click.UsageError("mlx-lm is measured with one sequence")
+    if engine == "mlx-lm" and (batches != (1,) or past):
+        raise click.UsageError("mlx-lm is measured with one sequence, from its prompt on")
     mx.set_cache_limit(CACHE_BYTES)
     config = first_layers(preset(preset_name)["config"], layers) if preset_name else None
     prompt = [index * 37 % 256 for index in range(prompt_tokens)]
     with backend.using("reference") if engine == "plain" else nullcontext():
         if engine == "mlx-lm":
-            generate = _mlx_lm(model, config, quantize)
+            ways = {1: _mlx_lm(model, config, quantize)}
+            facts: dict[str, Any] = {}
         else:
-            generate = _stage(_checkpoint_engine(model) if model else _random_engine(config or {}, quantize), batch)
-        list(generate(prompt, tokens))
-        began = time.perf_counter()
-        stamps = [time.perf_counter() for _ in generate(prompt, tokens)]
+            made = _checkpoint_engine(model) if model else _random_engine(config or {}, quantize)
+            ways = {batch: _stage(made, batch, past) for batch in batches}
+            facts = _facts(made)
+        for batch, generate in ways.items():
+            print(json.dumps({"batch": batch, **_measured(generate, batch, prompt, tokens), **facts}), flush=True)
+
+
+def _measured(generate: Generate, batch: int, prompt: list[int], tokens: int) -> dict[str, float]:
+    """Of the second time: seconds and memory."""
+    list(generate(prompt, tokens))
+    mx.reset_peak_memory()
+    active, stamps, began = 0, [], time.perf_counter()
+    for _ in generate(prompt, tokens):
+        stamps.append(time.perf_counter())
+        active = max(active, mx.get_active_memory())
     seconds = (stamps[-1] - stamps[0]) / (tokens - 1)
-    result = {
+    return {
         "tokens_per_second": batch / seconds,
         "step_seconds": seconds,
         "first_token_seconds": stamps[0] - began,
-        "active_bytes": mx.get_active_memory(),
+        "active_bytes": active,
+        "peak_bytes": mx.get_peak_memory(),
     }
-    json.dump(result, sys.stdout)
+
+
+def _facts(engine: Engine) -> dict[str, Any]:
+    """How many layers have kernels, why others have none, and the operations of one sequence's step by its graph."""
+    stage = engine._stage  # what nobody else needs to see
+    facts = {"fused_layers": stage.fused_layers, "unfused": Counter(stage.unfused.values())}
+    if not stage.fused_layers or not backend.current().fused:
+        return facts  # without kernels a step is handed over in pieces, of which the last graph holds one
+    state = stage.new_state()
+    state.open(0)
+    mx.eval(stage(mx.array([1]), [(0, 1)], state, [0]), *state.pending())
+    logits = stage(mx.array([1]), [(0, 1)], state, [0])
+    return {**facts, "launches": operations(logits, *state.pending()).total()}
 
 
 def _checkpoint_engine(model: str) -> Engine:
     layers = len(describe(model).spec.layers)
     assign = Assign(stage=0, stages=1, model=model, first=0, end=layers, quantize=None)
-    return load_stage_of(assign, lambda loaded, total: None)()
+    return load_stage_of(assign, lambda loaded, total: None)[0]()
 
 
 def _random_engine(config: dict[str, Any], quantize: str) -> Engine:
     stage = random_stage(config, parse_quantization(quantize))
-    print(f"{stage.fused_layers} layers decode through fused kernels, {backend.current().why}", file=sys.stderr)
     return Engine(stage, hidden_size=config["hidden_size"], is_last=True)
 
 
-def _stage(engine: Engine, batch: int) -> Generate:
+def _lengthen(engine: Engine, past: int) -> None:
+    """Every sequence attends to so many zeros besides: memory and attention as after a long prompt, without one."""
+    for caches in engine._state._caches.values():
+        for cache in caches:
+            _, heads, _, size = cache.keys_1VSA.shape
+            zeros = mx.zeros((1, heads, past, size), cache.keys_1VSA.dtype)
+            cache.append(zeros, zeros)
+            mx.eval(cache.keys_1VSA, cache.values_1VSA)
+
+
+def _stage(engine: Engine, batch: int, past: int) -> Generate:
     def generate(prompt: list[int], count: int) -> Iterator[int]:
         """The first sequence's tokens; the others run beside it."""
         limit = len(prompt) + count
@@ -101,6 +146,8 @@ def _stage(engine: Engine, batch: int) -> Generate:
             engine.open(Open(epoch=0, request=request, sampling=Sampling(temperature=0), stop_tokens=(), limit=limit))
             pending = engine.start_tokens(None, (Segment(request, 0, len(prompt), True),), prompt)
             first.append(_tokens(engine, pending)[0])
+        if past:
+            _lengthen(engine, past)
         yield first[0]
         flying = [engine.start_tokens(BATCH, _segments(members, len(prompt)), first)]
         for position in range(len(prompt) + 1, limit):

@@ -26,7 +26,7 @@ class Mamba:
         dtype = array_in(weights, "gate_norm").dtype
         self._slot = slot
         self._in, self._out = matrix_in(weights, "in_proj"), matrix_in(weights, "out_proj")
-        self._parameters = mamba.Parameters(
+        self.parameters = mamba.Parameters(
             conv_weight_KC=mx.contiguous(array_in(weights, "conv_weight").T.astype(mx.float32)),
             conv_bias_C=array_in(weights, "conv_bias") if spec.conv_bias else None,
             A_H=-mx.exp(array_in(weights, "A_log").astype(mx.float32)),
@@ -47,13 +47,13 @@ class Mamba:
             pack, rows = step.batch, step.single
             chosen_BJ = projected_TJ if len(rows) == len(x_TD) else projected_TJ[mx.array(rows)]
             y_BI, pack.tails[slot], pack.states[slot] = mamba.step(
-                chosen_BJ, pack.tails[slot], pack.states[slot], self._parameters
+                chosen_BJ, pack.tails[slot], pack.states[slot], self.parameters
             )
             order += rows
             parts.append(y_BI)
         for span, pack in step.scans:
             y_TI, pack.tails[slot], pack.states[slot] = mamba.scan(
-                projected_TJ[span.start : span.end], pack.tails[slot], pack.states[slot], self._parameters
+                projected_TJ[span.start : span.end], pack.tails[slot], pack.states[slot], self.parameters
             )
             order += range(span.start, span.end)
             parts.append(y_TI)
@@ -65,7 +65,7 @@ class Mamba:
     @property
     def arrays(self) -> list[mx.array]:
         """Every array that the block holds."""
-        return [*self._in.arrays, *self._out.arrays, *(p for p in self._parameters if isinstance(p, mx.array))]
+        return [*self._in.arrays, *self._out.arrays, *(p for p in self.parameters if isinstance(p, mx.array))]
 
 
 class Attention:
@@ -152,6 +152,11 @@ class MoE:
             inward, outward = self._latent
             y_TD = outward(moe.experts(inward(x_TD), indices_TK, scores_TK, self._up, self._down))
         return y_TD if self._shared is None else y_TD + self._shared(x_TD)
+
+    @property
+    def expert_bytes(self) -> int:
+        """Bytes of all routed experts."""
+        return sum(a.nbytes for matrix in (self._up, self._down) for a in matrix.arrays)
 
     @property
     def arrays(self) -> list[mx.array]:

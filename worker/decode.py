@@ -16,7 +16,6 @@ from itertools import groupby
 import mlx.core as mx
 
 from kernels import backend
-from kernels.matvec.product import MAX_VECTORS
 from worker.blocks import Block
 from worker.fused import Fused, FusedAttention, FusedHead, FusedMamba
 from worker.state import StageState, Step
@@ -45,7 +44,7 @@ class DecodePath:
     """The layers of a stage for steps of a few single positions.
 
     `reasons` says for each layer without a fused form why it has none; `fused_layers` counts the others, and is 0
-    where there is no GPU.
+    where there is no GPU. `fallbacks` counts by reason how often a layer ran without its kernels where there are some.
     """
 
     def __init__(self, layers: Sequence[Layer], eps: float, new_state: Callable[[], StageState]) -> None:
@@ -53,7 +52,11 @@ class DecodePath:
         usable = backend.current().fused
         layers = [_checked(layer, eps, *pair) for layer, pair in _with_states(layers, new_state)] if usable else layers
         self.reasons = {layer.index: layer.fused for layer in layers if isinstance(layer.fused, str)}
-        self.fused_layers = len(layers) - len(self.reasons) if usable else 0
+        forms = [layer.fused for layer in layers if not isinstance(layer.fused, str)]
+        self.fused_layers = len(forms) if usable else 0
+        self.fallbacks: Counter[str] = Counter()
+        self._layers = list(layers)
+        self._most_rows = min((form.most_rows for form in forms), default=0)
         self._parts = [_Run(list(run)) if fused else list(run) for fused, run in groupby(layers, _is_compilable)]
         if usable:
             for reason, count in Counter(self.reasons.values()).items():
@@ -61,10 +64,27 @@ class DecodePath:
 
     def takes(self, step: Step, rows: int) -> bool:
         """Whether every row is a single position of its sequence, and they are few enough for the kernels."""
-        return self.fused_layers > 0 and backend.current().fused and len(step.single) == rows <= MAX_VECTORS
+        if not (self.fused_layers and backend.current().fused and len(step.single) == rows):
+            return False
+        if rows > self._most_rows:
+            reason = f"a step of {rows} sequences, the kernels take {self._most_rows}"
+            if reason not in self.fallbacks:
+                log.warning("decoding without fused kernels: %s", reason)
+            self.fallbacks[reason] += len(self._layers)
+            return False
+        return True
 
-    def __call__(self, x_TD: mx.array, step: Step) -> mx.array:
-        """[T, D] to [T, D]; advances the step's state."""
+    @property
+    def most_rows(self) -> int:
+        """The most rows of a step that the kernels take, 0 where there are none."""
+        return self._most_rows if self.fused_layers else 0
+
+    def __call__(
+        self, x_TD: mx.array, step: Step, probe: Callable[[int | None, mx.array], None] | None = None
+    ) -> mx.array:
+        """[T, D] to [T, D]; advances the step's state. With a `probe` layer by layer: it is called after each."""
+        if probe is not None:
+            return self._probed(x_TD, step, probe)
         for part in self._parts:
             if isinstance(part, _Run):
                 x_TD = part(x_TD, step)
@@ -73,7 +93,22 @@ class DecodePath:
                 if isinstance(layer.fused, FusedAttention):
                     x_TD = layer.fused(x_TD, step)
                 else:
+                    assert isinstance(layer.fused, str)
+                    self.fallbacks[layer.fused] += 1
                     x_TD = layer.plain(x_TD, step, self._eps)
+        return x_TD
+
+    def _probed(self, x_TD: mx.array, step: Step, probe: Callable[[int | None, mx.array], None]) -> mx.array:
+        for place, layer in enumerate(self._layers):
+            match layer.fused:
+                case FusedMamba() | FusedAttention() as form:
+                    x_TD = form(x_TD, step)
+                case str() as reason:
+                    self.fallbacks[reason] += 1
+                    x_TD = layer.plain(x_TD, step, self._eps)
+                case form:
+                    x_TD = form(x_TD)
+            probe(place, x_TD)
         return x_TD
 
 

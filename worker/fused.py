@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from kernels.mamba import decode as mamba
 from kernels.matvec import weight
-from kernels.matvec.launch import Gain, Output, combine, project
+from kernels.matvec.launch import Gain, Output, combine, most_vectors, project
 from kernels.moe import decode as moe
 from worker.blocks import Attention, Weights, array_in, matrix_in
 from worker.matrix import Matrix
@@ -24,6 +24,11 @@ class FusedMamba:
     layer: mamba.MambaWeights
     mixer: mamba.Mixer
     slot: int
+
+    @property
+    def most_rows(self) -> int:
+        """Rows that one step may have."""
+        return min(most_vectors(self.layer.in_proj), most_vectors(self.layer.out_proj, groups=self.mixer.groups))
 
     def __call__(self, x_TD: mx.array, step: Step) -> mx.array:
         """[T, D] to [T, D], residual included; advances the states of the step's pack."""
@@ -44,6 +49,12 @@ class FusedMoE:
     layer: moe.MoEWeights
     routing: moe.Routing
 
+    @property
+    def most_rows(self) -> int:
+        """Rows that one step may have."""
+        m = self.layer
+        return most_vectors(m.router, m.latent_in, m.shared_up, m.latent_out, m.shared_down)
+
     def __call__(self, x_TD: mx.array) -> mx.array:
         """[T, D] to [T, D], residual included."""
         return moe.moe_decode(x_TD, self.layer, self.routing)
@@ -57,6 +68,11 @@ class FusedAttention:
     inward: tuple[Matrix, Matrix, Matrix]
     outward: Matrix
     block: Attention
+
+    @property
+    def most_rows(self) -> int:
+        """Rows that one step may have."""
+        return most_vectors(*self.inward, self.outward)
 
     def __call__(self, x_TD: mx.array, step: Step) -> mx.array:
         """[T, D] to [T, D], residual included; appends to the sequences' keys and values."""
@@ -73,6 +89,11 @@ class FusedHead:
 
     gain: Gain
     head: Matrix
+
+    @property
+    def most_rows(self) -> int:
+        """Rows that one step may have."""
+        return most_vectors(self.head)
 
     def __call__(self, x_SD: mx.array) -> mx.array:
         """[S, D] to logits [S, V] bf16."""

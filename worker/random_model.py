@@ -35,10 +35,15 @@ def random_parts(spec: ModelSpec, to: Quantization) -> Made:
     layers = [(index, part) for index in range(len(spec.layers)) for part in layer_parts(spec, index, prefix)]
     ends = [(None, part) for part in (embedding_part(spec, prefix), *head_parts(spec, prefix))]
     for number, (index, part) in enumerate([*layers, *ends]):
-        made = _matrix(part, to, number) if part.kind in ("matrix", "experts") else _array(part, number)
-        mx.eval(made.arrays if isinstance(made, Matrix) else made)
-        mx.clear_cache()
-        yield index, part, made
+        yield index, part, random_part(part, to, number)
+
+
+def random_part(part: Part, to: Quantization, seed: int) -> Matrix | mx.array:
+    """One part, evaluated."""
+    made = _matrix(part, to, seed) if part.kind in ("matrix", "experts") else _array(part, seed)
+    mx.eval(made.arrays if isinstance(made, Matrix) else made)
+    mx.clear_cache()
+    return made
 
 
 def random_stage(config: dict[str, Any], to: Quantization) -> Stage:

@@ -3,7 +3,8 @@
 Shapes: T rows of a step, D hidden size, S rows that sample, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import assert_never
 
 import mlx.core as mx
@@ -14,7 +15,6 @@ from worker.fused import fuse, fuse_head
 from worker.matrix import Matrix
 from worker.spec import AttentionSpec, MambaSpec, MLPSpec, ModelSpec, MoESpec
 from worker.state import StageState
-
 
 PIECE = 2  # layers; MLX works on those handed over while the graph of the next ones is built
 
@@ -94,22 +94,56 @@ class Stage:
         """Bytes of all weights."""
         return sum(a.nbytes for a in self.arrays)
 
+    def read_bytes(self, rows: int) -> float:
+        """Weight bytes that a decode step of so many rows reads.
+
+        Of the routed experts those that it uses: the mean if each row uses some of equally likely ones. Of the
+        embedding next to nothing.
+        """
+        looked_up = sum(a.nbytes for a in self._embedding.arrays) if self._embedding is not None else 0
+        unused = sum(
+            block.expert_bytes * (1 - layer.top_k / layer.num_experts) ** rows
+            for layer, block in zip(self._layers, self._blocks, strict=True)
+            if isinstance(layer, MoESpec) and isinstance(block, MoE)
+        )
+        return self.nbytes - looked_up - unused
+
+    @property
+    def pattern(self) -> str:
+        """One character a layer, for example `MEM*E`."""
+        return "".join(layer.__struct_config__.tag for layer in self._layers)  # type: ignore[misc]
+
     @property
     def fused_layers(self) -> int:
         """How many layers decode through fused kernels."""
         return self._decode.fused_layers
 
     @property
+    def fused_rows(self) -> int:
+        """The most rows of a step that the fused kernels take, 0 if there are none."""
+        return self._decode.most_rows
+
+    @property
     def unfused(self) -> dict[int, str]:
         """The layers that have no fused form, and why."""
         return self._decode.reasons
+
+    @property
+    def fallbacks(self) -> Counter[str]:
+        """How often a layer decoded without fused kernels where there are some, by reason."""
+        return self._decode.fallbacks
 
     def new_state(self) -> StageState:
         """An empty state for these layers."""
         return StageState(self._layers, self.dtype)
 
     def __call__(
-        self, inputs: mx.array, segments: Sequence[tuple[int, int]], state: StageState, sample: Sequence[int] = ()
+        self,
+        inputs: mx.array,
+        segments: Sequence[tuple[int, int]],
+        state: StageState,
+        sample: Sequence[int] = (),
+        probe: Callable[[int | None, mx.array], None] | None = None,
     ) -> mx.array:
         """Runs one step; builds the graph only. Evaluate the result together with `state.pending()`.
 
@@ -117,25 +151,31 @@ class Stage:
         say whose rows they are, in order: T is the sum of the counts. Returns hidden states [T, D], or on the last
         stage logits [S, V] after the last row of each segment in `sample` (indices of segments). With S = 0 nothing
         is computed beyond what the state needs.
+
+        `probe` is called with the hidden states after the embedding (None) and after each layer, with its place here.
         """
         step = state.begin(segments)
         assert inputs.shape[0] == step.spans[-1].end
         x_TD = (inputs if self._embedding is None else self._embedding.rows(inputs)).astype(self.dtype)
+        if probe is not None:
+            probe(None, x_TD)
         decode = self._decode.takes(step, x_TD.shape[0])
         if decode:
-            x_TD = self._decode(x_TD, step)
+            x_TD = self._decode(x_TD, step, probe)
         else:
             for index, (norm_D, block) in enumerate(zip(self._norms, self._blocks, strict=True)):
                 if index and index % PIECE == 0:
                     mx.async_eval(x_TD)
                 x_TD = x_TD + block(mx.fast.rms_norm(x_TD, norm_D, self._eps), step)
+                if probe is not None:
+                    probe(index, x_TD)
         if self._head is None:
             return x_TD
         if not sample:
             return mx.zeros((0, self._vocab_size), self.dtype)
         last = [step.spans[index].end - 1 for index in sample]
         x_SD = x_TD if last == list(range(x_TD.shape[0])) else x_TD[mx.array(last)]
-        if decode and self._finish is not None:
+        if decode and self._finish is not None and len(last) <= self._finish.most_rows:
             return self._finish(x_SD)
         return self._logits(x_SD)
 

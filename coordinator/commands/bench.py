@@ -4,10 +4,8 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import click
 import httpx
@@ -15,19 +13,35 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from coordinator.commands.bench_kernels import kernels
+from coordinator.commands.bench_serve import serve
+from coordinator.commands.running import START_SECONDS, running
 from coordinator.demo import made_model
 from coordinator.server_events import server_events
 from worker.errors import ClusterError, ConfigError
+from worker.presets import preset as shapes_of
+from worker.quantization import parse_quantization
 
 PROMPT_TOKENS = 64
-START_SECONDS = 600
+
+
+class Alone(msgspec.Struct, frozen=True):
+    """What `python -m worker.bench` prints; what it does not know is None."""
+
+    tokens_per_second: float
+    active_bytes: int | None = None
+    peak_bytes: int | None = None
+    fused_layers: int | None = None
+    unfused: dict[str, int] = {}
+    launches: int | None = None
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One way to run the model: tokens per second of every round."""
+    """One way to run the model: tokens per second of every round, and what the last one said of itself."""
 
     name: str
     tokens_per_second: list[float]
+    last: Alone
 
     @property
     def median(self) -> float:
@@ -38,6 +52,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 @click.group()
 def bench() -> None:
     """Measure, against mlx-lm in the same run."""
+
+
+bench.add_command(kernels)
+bench.add_command(serve)
 
 
 @bench.command()
@@ -60,6 +78,8 @@ def decode(
     if preset is not None:
         if model is not None:
             raise ConfigError("give either a MODEL or --preset", param="preset")
+        shapes_of(preset)
+        parse_quantization(quantize)
         if layers != "all" and not (layers.isdecimal() and int(layers) > 0):
             raise ConfigError(f"--layers {layers}: give a number from 1 on, or all", param="layers")
         source = f"{preset}, layers: {layers}, {quantize}"
@@ -67,29 +87,33 @@ def decode(
     else:
         source = model or str(made_model("bench"))
         ways = _of_model(source, tokens)
-    rates: dict[str, list[float]] = {name: [] for name in ways}
+    measured: dict[str, list[Alone]] = {name: [] for name in ways}
     console = Console(stderr=True)
     for number in range(rounds):
         for name, measure in ways.items():
-            rates[name].append(measure())
-            console.print(f"round {number + 1}/{rounds}  {name}: {rates[name][-1]:.1f} tok/s", highlight=False)
-    rows = [Row(name=name, tokens_per_second=values) for name, values in rates.items()]
+            measured[name].append(measure())
+            rate = measured[name][-1].tokens_per_second
+            console.print(f"round {number + 1}/{rounds}  {name}: {rate:.1f} tok/s", highlight=False)
+    rows = [
+        Row(name=name, tokens_per_second=[one.tokens_per_second for one in ones], last=ones[-1])
+        for name, ones in measured.items()
+    ]
     if as_json:
         print(json.dumps({"model": source, "tokens": tokens, "rows": [_plain(row, rows[0]) for row in rows]}))
     else:
         _show(rows)
 
 
-def _of_model(model: str, tokens: int) -> dict[str, Callable[[], float]]:
+def _of_model(model: str, tokens: int) -> dict[str, Callable[[], Alone]]:
     return {
         "stage code, one process": lambda: _alone("stage", [model], tokens),
-        "cluster, 1 stage, HTTP": lambda: _cluster(model, 1, tokens),
-        "cluster, 2 stages, HTTP": lambda: _cluster(model, 2, tokens),
+        "cluster, 1 stage, HTTP": lambda: Alone(_cluster(model, 1, tokens)),
+        "cluster, 2 stages, HTTP": lambda: Alone(_cluster(model, 2, tokens)),
         "mlx_lm.generate": lambda: _alone("mlx-lm", [model], tokens),
     }
 
 
-def _of_preset(options: list[str], layers: str, tokens: int) -> dict[str, Callable[[], float]]:
+def _of_preset(options: list[str], layers: str, tokens: int) -> dict[str, Callable[[], Alone]]:
     which = options if layers == "all" else [*options, "--layers", layers]
     return {
         "stage code, one process": lambda: _alone("stage", which, tokens),
@@ -110,15 +134,24 @@ def _ratio(row: Row, base: Row) -> float:
 
 def _show(rows: list[Row]) -> None:
     table = Table(title="decode, batch 1", title_justify="left")
-    for column in ("", "tok/s", "ms/token", "lowest", "highest", "to the first row"):
+    for column in ("", "tok/s", "ms/token", "lowest", "highest", "to the first row", "GiB", "launches"):
         table.add_column(column, justify="left" if not column else "right")
     for row in rows:
         values = (row.median, 1e3 / row.median, min(row.tokens_per_second), max(row.tokens_per_second))
-        table.add_row(row.name, *(f"{value:.2f}" for value in values), f"{_ratio(row, rows[0]):.3f}")
-    Console().print(table)
+        memory = "-" if row.last.active_bytes is None else f"{row.last.active_bytes / 2**30:.1f}"
+        launches = "-" if row.last.launches is None else str(row.last.launches)
+        numbers = (f"{value:.2f}" for value in values)
+        table.add_row(row.name, *numbers, f"{_ratio(row, rows[0]):.3f}", memory, launches)
+    console = Console()
+    console.print(table)
+    first = rows[0].last
+    if first.fused_layers is not None:
+        console.print(f"{first.fused_layers} layers decode through fused kernels", highlight=False)
+        for reason, count in first.unfused.items():
+            console.print(f"left to MLX: {count} layers, {reason}", highlight=False)
 
 
-def _alone(engine: str, model: list[str], tokens: int) -> float:
+def _alone(engine: str, model: list[str], tokens: int) -> Alone:
     """In a process of its own, without sockets."""
     command = [sys.executable, "-P", "-m", "worker.bench", engine, *model]
     sizes = ["--prompt-tokens", str(PROMPT_TOKENS), "--tokens", str(tokens)]
@@ -126,35 +159,15 @@ def _alone(engine: str, model: list[str], tokens: int) -> float:
     if done.returncode != 0:
         said = done.stderr.strip().splitlines() or ["it said nothing"]
         raise ClusterError(f"`{' '.join(command)}` ended with status {done.returncode}: {said[-1]}")
-    return json.loads(done.stdout)["tokens_per_second"]
+    return msgspec.json.decode(done.stdout, type=Alone)
 
 
 def _cluster(model: str, stages: int, tokens: int) -> float:
     """Through `stageline up` and HTTP, as a client sees it. The first answer warms up."""
-    with _running(model, stages) as url, httpx.Client(base_url=url, timeout=START_SECONDS) as client:
+    with running(model, stages) as url, httpx.Client(base_url=url, timeout=START_SECONDS) as client:
         _stream(client, tokens)
         stamps = _stream(client, tokens)
     return (tokens - 1) / (stamps[-1] - stamps[0])
-
-
-@contextmanager
-def _running(model: str, stages: int) -> Generator[str]:
-    """The address of a cluster that serves while the context lasts."""
-    command = [sys.executable, "-P", "-m", "coordinator.cli", "up", model, "--stages", str(stages), "--port", "0"]
-    with (
-        tempfile.TemporaryFile("w+") as log,
-        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True) as process,
-    ):
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            if not line.startswith("ready "):
-                log.seek(0)
-                said = log.read().strip().splitlines() or ["it said nothing"]
-                raise ClusterError(f"`{' '.join(command)}` did not get ready: {said[-1]}")
-            yield line.split()[1]
-        finally:
-            process.terminate()
 
 
 def _stream(client: httpx.Client, tokens: int) -> list[float]:

@@ -23,6 +23,7 @@ FN float simd_largest(float value) {
   return value;
 }
 FN float simd_from(float value, u32 lane) { return __shfl_sync(0xffffffffu, value, lane); }
+FN float simd_swap(float value, u32 mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 FN u32 simd_votes(bool vote) { return __ballot_sync(0xffffffffu, vote); }
 FN u32 count_bits(u32 value) { return __popc(value); }
 
@@ -50,5 +51,11 @@ FN u32 pack_bf16(float low, float high) {
   u32 packed;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
   return packed;
+}
+// 16 x 16 bf16 (rows of the lane's a: g, g + 8, g, g + 8) times 16 x 8, added to c in fp32; see matvec/tiles.h
+FN void multiply_tile(float* c, u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 FN u32 round_bf16(float value) { return pack_bf16(value, 0.0f) & 0xffffu; }

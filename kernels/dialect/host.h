@@ -68,6 +68,7 @@ FN float simd_largest(float value) {
   return value;
 }
 FN float simd_from(float value, u32 lane) { return as_f32(meet(as_u32(value))[lane]); }
+FN float simd_swap(float value, u32 mask) { return as_f32(meet(as_u32(value))[(current % SIMD) ^ mask]); }
 FN u32 simd_votes(bool vote) {
   const u32* all = meet(vote);
   u32 votes = 0;
@@ -90,6 +91,20 @@ FN u32 round_bf16(float value) {
   return value != value ? 0x7fc0u : (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
 }
 FN u32 pack_bf16(float low, float high) { return round_bf16(low) | (round_bf16(high) << 16); }
+
+// 16 x 16 bf16 times 16 x 8, added to c in fp32: lane 4 g + t holds columns 2 t, 2 t + 1, 2 t + 8, 2 t + 9 of rows g and g + 8
+// (a0 and a2, a1 and a3), the same of b's column g, and of c columns 2 t, 2 t + 1 of rows g and g + 8
+FN void multiply_tile(float* c, u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+  u32 words[6] = {a0, a1, a2, a3, b0, b1}, all[6][SIMD];
+  for (u32 i = 0; i < 6; i++) memcpy(all[i], meet(words[i]), sizeof(all[i]));
+  u32 g = current % SIMD / 4, t = current % SIMD % 4;
+  for (u32 i = 0; i < 4; i++)
+    for (u32 k = 0; k < 16; k++) {
+      u32 holder = k % 8 / 2, pair = k / 8, shift = k % 2 * 16;
+      u32 a = all[pair * 2 + i / 2][g * 4 + holder], b = all[4 + pair][(t * 2 + i % 2) * 4 + holder];
+      c[i] = fmaf(as_f32(a >> shift << 16), as_f32(b >> shift << 16), c[i]);
+    }
+}
 
 static void fiber_main() {
   group_body();

@@ -19,6 +19,7 @@ FN void barrier() { threadgroup_barrier(mem_flags::mem_threadgroup); }
 FN float simd_total(float value) { return simd_sum(value); }
 FN float simd_largest(float value) { return simd_max(value); }
 FN float simd_from(float value, u32 lane) { return simd_shuffle(value, ushort(lane)); }
+FN float simd_swap(float value, u32 mask) { return simd_shuffle_xor(value, ushort(mask)); }
 FN u32 simd_votes(bool vote) { return u32(ulong(simd_ballot(vote))); }
 FN u32 count_bits(u32 value) { return popcount(value); }
 

@@ -229,15 +229,33 @@ FN void add_normed(LOCAL float* acc, LOCAL float* squares, GLOBAL const u32* wei
   }
 }
 
-// sums each accumulator over the simdgroup; lane i ends with the total of accumulator i
+// adds what the lane across `mask` has; of 2 * HALF sums each of the two goes on with HALF
+template <int HALF>
+FN void fold(LOCAL float* part, u32 mask, u32 lane) {
+  if (HALF == 0) {
+    part[0] += simd_swap(part[0], mask);
+  } else {
+    const bool upper = lane & mask;
+    UNROLL for (int i = 0; i < HALF; i++) {
+      const float kept = upper ? part[HALF + i] : part[i], given = upper ? part[i] : part[HALF + i];
+      part[i] = kept + simd_swap(given, mask);
+    }
+  }
+}
+
+// sums each accumulator over the simdgroup; lane i ends with the total of accumulator i. 31 swaps for 32 of them where one
+// by one takes 160
 template <int COUNT>
 FN float totals(LOCAL const float* acc, u32 lane) {
-  float mine = 0.0f;
-  UNROLL for (int i = 0; i < COUNT; i++) {
-    float total = simd_total(acc[i]);
-    if (lane == (u32)i) mine = total;
-  }
-  return mine;
+  constexpr int SIZE = COUNT <= 1 ? 1 : COUNT <= 2 ? 2 : COUNT <= 4 ? 4 : COUNT <= 8 ? 8 : COUNT <= 16 ? 16 : 32;
+  float part[SIZE];
+  UNROLL for (int i = 0; i < SIZE; i++) part[i] = i < COUNT ? acc[i < COUNT ? i : 0] : 0.0f;
+  fold<SIZE / 2>(part, 16, lane);
+  fold<SIZE / 4>(part, 8, lane);
+  fold<SIZE / 8>(part, 4, lane);
+  fold<SIZE / 16>(part, 2, lane);
+  fold<SIZE / 32>(part, 1, lane);
+  return SIZE == 1 ? part[0] : simd_from(part[0], lane * (32 / SIZE) % 32);
 }
 
 // adds up what the PARTS simdgroups of a team have; every one of the team gets the sum

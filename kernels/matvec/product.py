@@ -21,12 +21,13 @@ class Norm:
 
     With `groups` 0 the kernel takes the whole vector's mean square and multiplies by the norm's weight. Else the vector
     comes with the weight in it and, for each of `groups` equal parts, with `partials` sums of squares [S, groups,
-    partials] fp32.
+    partials] fp32. `ready` vectors hold the weight as well, and 1 / rms of each comes beside them, [S] fp32.
     """
 
     eps: float
     groups: int = 0
     partials: int = 0
+    ready: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +91,8 @@ class Product:
     index_stride: int = 0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.vectors <= MAX_VECTORS and not self.chosen:
-            raise ValueError(f"a product takes 1 to {MAX_VECTORS} vectors, not {self.vectors}")
+        if self.vectors < 1:
+            raise ValueError("a product takes at least 1 vector")
         if len(self.terms) > 1 and any(term.norm for term in self.terms):
             raise ValueError("a norm goes with a single term")
 
@@ -127,6 +128,10 @@ def _chunk(units: int, block: int, room: int) -> int:
 @cache
 def job(product: Product, cut: Geometry | None = None, alone: bool = True) -> Job:
     """The job of one product; arguments: per term x, [norm], weight, [scales, biases]; then addends; then indices."""
+    if any(term.norm and term.norm.ready for term in product.terms):
+        raise ValueError("a norm that is ready goes with the matrix units")
+    if product.vectors > MAX_VECTORS and not product.chosen:
+        raise ValueError(f"a product takes 1 to {MAX_VECTORS} vectors, not {product.vectors}")
     cut = cut or geometry_of(product, alone)
     threads = cut.simds * SIMD
     vectors = 1 if product.chosen else product.vectors

@@ -17,7 +17,7 @@ import mlx.core as mx
 from kernels.dialect.jobs import Job, launch
 from kernels.dialect.kernel import MIN_INPUT_SIZE, SIMD
 from kernels.matvec import weight
-from kernels.matvec.launch import Gain, Output, combine, project, term_arrays, term_of
+from kernels.matvec.launch import Gain, Output, Ready, combine, on_tiles, prepare, project, term_arrays, term_of
 from kernels.matvec.product import HEADERS, Product, job
 from kernels.matvec.weight import Weight, arrays_of, bits_of, depth_of, group_of
 
@@ -92,14 +92,20 @@ def choose(logits_TE: mx.array, correction_E: mx.array, routing: Routing) -> tup
 
 
 def choose_beside(
-    logits_TE: mx.array, correction_E: mx.array, routing: Routing, x_TD: mx.array, output: Output, gain: Gain
+    logits_TE: mx.array,
+    correction_E: mx.array,
+    routing: Routing,
+    x_TD: mx.array,
+    output: Output,
+    norm: Gain | Ready,
 ) -> tuple[mx.array, mx.array, mx.array]:
     """`choose`, and one projection of x in the same launch on threadgroups of its own."""
     tokens = logits_TE.shape[0]
     shape = (tokens, routing.stride)
+    units = isinstance(norm, Ready)
     indices, weights, y = launch(
-        (choice_job(routing, tokens), output.job(tokens, gain, alone=False)),
-        [logits_TE, correction_E, *term_arrays(x_TD, output.matrix, gain)],
+        (choice_job(routing, tokens), output.job(tokens, norm, alone=False, units=units)),
+        [logits_TE, correction_E, *term_arrays(x_TD, output.matrix, norm)],
         [shape, shape, (tokens, output.matrix.weight.shape[0])],
         [mx.uint32, mx.float32, output.dtype],
     )
@@ -178,13 +184,15 @@ def moe_decode(x_TD: mx.array, layer: MoEWeights, routing: Routing) -> mx.array:
     outputs = [Output(layer.router, dtype=mx.float32)]
     if layer.latent_in is not None:
         outputs.append(Output(layer.latent_in))
-    logits, *latent = project(x_TD, outputs, layer.gain)
+    units = on_tiles(x_TD.shape[0], layer.router, layer.latent_in, layer.shared_up)
+    weighed, norm = prepare(x_TD, layer.gain) if units else (x_TD, layer.gain)
+    logits, *latent = project(weighed, outputs, norm)
     ends: list[tuple[mx.array, Weight]] = []
     if layer.shared_up is None or layer.shared_down is None:
         indices, weights = choose(logits, layer.correction, routing)
     else:
         shared_up = Output(layer.shared_up, relu2=True)
-        indices, weights, shared = choose_beside(logits, layer.correction, routing, x_TD, shared_up, layer.gain)
+        indices, weights, shared = choose_beside(logits, layer.correction, routing, weighed, shared_up, norm)
         ends.append((shared, layer.shared_down))
     if latent:
         hidden = experts_up(latent[0], layer.up, indices, routing.top)

@@ -24,6 +24,7 @@ void threadgroup_barrier(mem_flags);
 float simd_sum(float);
 float simd_max(float);
 float simd_shuffle(float, ushort);
+float simd_shuffle_xor(float, ushort);
 struct simd_vote {
   ulong votes;
   explicit operator ulong() const { return votes; }

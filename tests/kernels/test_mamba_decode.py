@@ -62,6 +62,20 @@ def test_positions_together_equal_one_by_one(step: tuple) -> None:
         _, _, tail, state = one
 
 
+@pytest.mark.parametrize("positions", range(1, 9))
+def test_any_number_of_positions_equals_one_by_one(dialect: str, positions: int) -> None:
+    """Bit for bit, state and tail after every position."""
+    mixer, make = Mixer(2, 8, 32, 1, 4), Maker(positions)
+    layer, projected = make.mamba(32, mixer, 16, 32), make.normal(positions, mixer.rows)
+    tail, state = start(make, 1, mixer)
+    gated, _, tails, states = mamba_step(projected, tail, state, layer, mixer, every=True)
+    for s in range(positions):
+        one, _, tail, state = mamba_step(projected[s : s + 1], tail, state, layer, mixer)
+        assert mx.array_equal(gated[s : s + 1], one), s
+        assert mx.array_equal(tails[:, s], tail), s
+        assert mx.array_equal(states[:, s], state), s
+
+
 def test_sequences_together_equal_each_alone(step: tuple) -> None:
     layer, mixer, projected, tail, state = step
     together = mamba_step(projected[:2], tail, state, layer, mixer)

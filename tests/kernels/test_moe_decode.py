@@ -6,9 +6,11 @@ import mlx.core as mx
 import pytest
 
 from kernels.matvec.launch import Output, project
+from kernels.moe import slices
 from kernels.moe.decode import MoEWeights, Routing, choose, choose_beside, experts_down, experts_up, moe_decode, why_not
 from tests.kernels import layers
 from tests.kernels.layers import Maker, Packed, error, times, wide
+from tests.kernels.layers import wide as wide_of
 
 # chosen experts, hidden, latent and routed vectors each round to bf16: 4 roundings of 2^-9 on the way
 LAYER = 1e-2
@@ -51,6 +53,8 @@ def test_choice_of_nan_stays_in_bounds(dialect: str) -> None:
         (5, 6, 64, 6, True, True),
         (1, 5, 64, 1, True, False),
         (2, 16, 32, 4, False, False),
+        (6, 8, 32, 3, True, True),
+        (7, 4, 64, 3, False, True),
     ],
 )
 def test_layer(dialect: str, tokens: int, bits: int, group: int, top: int, latent: bool, shared: bool) -> None:
@@ -89,6 +93,19 @@ def test_pieces_at_super_widths(dialect: str) -> None:
     assert error(got, mx.stack(rows)) < 4e-3
 
 
+@pytest.mark.parametrize(("bits", "group", "wide"), [(8, 32, 64), (4, 64, 192), (5, 32, 96)])
+def test_experts_by_slices_equal_both_launches(dialect: str, bits: int, group: int, wide: int) -> None:
+    """But for the order of fp32 sums."""
+    make = Maker(wide)
+    up, down = (make.matrix(3, *shape, bits=bits, group=group) for shape in ((256, wide), (wide, 256)))
+    assert slices.why_not(up, down) is None
+    x, indices = make.normal(2, wide), mx.array([[2, 0, 0, 0, 0, 0, 0, 0], [1, 2, 0, 0, 0, 0, 0, 0]], dtype=mx.uint32)
+    weights = mx.array([[0.5, 1.5] + [0.0] * 6, [2.0, 0.25] + [0.0] * 6])
+    got = slices.experts_by_slices(x, up, down, indices, weights, 2)
+    want = experts_down(experts_up(x, up, indices, 2), down, indices, weights)
+    assert error(got, wide_of(want)) < 4e-3
+
+
 def test_choice_beside_a_projection_equals_both_alone(dialect: str) -> None:
     make = Maker(8)
     logits, correction = make.normal(2, 64, dtype=mx.float32), mx.zeros((64,))
@@ -102,9 +119,9 @@ def test_choice_beside_a_projection_equals_both_alone(dialect: str) -> None:
 def test_a_token_alone_equals_itself_among_others(dialect: str) -> None:
     make = Maker(10)
     sizes = {"hidden": 128, "latent": 64, "experts": 8, "inner": 96, "shared": 64}
-    layer, routing, x = make.moe(sizes, 8, 32, True, True), Routing(8, 3, True, 1.0), make.normal(6, 128)
+    layer, routing, x = make.moe(sizes, 8, 32, True, True), Routing(8, 3, True, 1.0), make.normal(4, 128)
     together = moe_decode(x, layer, routing)
-    assert mx.array_equal(moe_decode(x[4:5], layer, routing)[0], together[4])
+    assert mx.array_equal(moe_decode(x[3:], layer, routing)[0], together[3])
 
 
 def test_layers_left_to_the_reference() -> None:

@@ -3,8 +3,9 @@
 import mlx.core as mx
 import pytest
 
+from kernels import backend
 from kernels.dialect.jobs import launch
-from kernels.matvec.launch import Output, Squares, combine, project
+from kernels.matvec.launch import Output, Squares, combine, most_vectors, on_tiles, project
 from kernels.matvec.product import Geometry, Product, Term, job
 from kernels.matvec.weight import why_not
 from tests.kernels.layers import EPS, Maker, Packed, Packing, error, normed, relu2, rms, times, wide
@@ -29,11 +30,17 @@ BF16 = 4e-3  # one rounding of each result, 2^-9 at most
         (4, 128, 5, 8192, 1),
         (16, 32, 33, 200, 7),
         (16, 32, 1, 4096, 1),
+        (16, 32, 33, 160, 12),
+        (4, 128, 50, 1024, 16),
+        (4, 64, 17, 2688, 9),
+        (8, 64, 35, 704, 6),
     ],
 )
 def test_equals_fp32(dialect: str, bits: int, group: int, rows: int, depth: int, vectors: int) -> None:
     make = Maker(bits + depth)
     matrix, x = make.matrix(rows, depth, bits=bits, group=group), make.normal(vectors, depth)
+    if vectors > most_vectors(matrix):
+        pytest.skip("without matrix units a product takes 8 vectors")
     (got,) = project(x, [Output(matrix, dtype=mx.float32)])
     assert error(got, times(x, matrix)) < EXACT
 
@@ -56,7 +63,7 @@ def test_sum_of_products_and_addends(dialect: str) -> None:
     assert error(combine(pairs, addends), want) < BF16
 
 
-@pytest.mark.parametrize("vectors", [1, 4])
+@pytest.mark.parametrize("vectors", [1, 4, 7])
 def test_group_norm_from_sums_of_squares(dialect: str, vectors: int) -> None:
     make = Maker(2)
     x, gain, matrix = make.normal(vectors, 768), make.normal(768), make.matrix(21, 768, bits=8, group=64)
@@ -77,15 +84,17 @@ def test_every_cut_gives_the_same(dialect: str, cut: Geometry) -> None:
 
 @pytest.mark.parametrize(("bits", "rows", "depth"), [(8, 24, 4096), (4, 9, 8192), (5, 6, 2688), (16, 5, 4096)])
 def test_a_vector_alone_equals_itself_among_others(dialect: str, bits: int, rows: int, depth: int) -> None:
-    """Bit for bit, though eight vectors are staged in several pieces and one in one."""
+    """Bit for bit, though eight vectors are staged in several pieces and one in one; and so on the matrix units."""
     make = Maker(depth + rows)
-    matrix, x, gain = make.matrix(rows, depth, bits=bits), make.normal(8, depth), make.gain(depth)
+    matrix, x, gain = make.matrix(rows, depth, bits=bits, group=64), make.normal(8, depth), make.gain(depth)
+    few = 5 if on_tiles(8, matrix) else 1
     (together,) = project(x, [Output(matrix, dtype=mx.float32)], gain)
     plain = combine([(x, matrix)], [x[:, :rows]])
-    for s in (0, 7):
-        (alone,) = project(x[s : s + 1], [Output(matrix, dtype=mx.float32)], gain)
-        assert mx.array_equal(alone[0], together[s])
-        assert mx.array_equal(combine([(x[s : s + 1], matrix)], [x[s : s + 1, :rows]])[0], plain[s])
+    for s in (0, 8 - few):
+        part = slice(s, s + few)
+        (alone,) = project(x[part], [Output(matrix, dtype=mx.float32)], gain)
+        assert mx.array_equal(alone, together[part])
+        assert mx.array_equal(combine([(x[part], matrix)], [x[part, :rows]]), plain[part])
 
 
 def test_nan_reaches_the_result(dialect: str) -> None:
@@ -112,5 +121,19 @@ def test_formats_left_to_mlx(matrix: Packed, why: str) -> None:
 
 
 def test_too_many_vectors() -> None:
-    with pytest.raises(ValueError, match="1 to 8 vectors, not 9"):
+    with backend.using("host"), pytest.raises(ValueError, match="1 to 8 vectors, not 9"):
         project(mx.zeros((9, 64), mx.bfloat16), [Output(Maker(5).matrix(8, 64))])
+    with backend.using("host", matrix_units=True), pytest.raises(ValueError, match="5 to 16 vectors, not 17"):
+        project(mx.zeros((17, 64), mx.bfloat16), [Output(Maker(5).matrix(8, 64))])
+
+
+def test_formats_that_the_matrix_units_leave_alone() -> None:
+    make = Maker(6)
+    with backend.using("host", matrix_units=True):
+        assert on_tiles(8, make.matrix(8, 128, bits=4, group=64), make.matrix(8, 64, bits=8))
+        assert not on_tiles(4, make.matrix(8, 64, bits=8))
+        assert not on_tiles(8, make.matrix(8, 64, bits=8), make.matrix(8, 64, bits=5))
+        assert not on_tiles(8, make.matrix(8, 64, bits=4, group=32))
+        assert not on_tiles(8, make.matrix(8, 192, bits=4, group=64), groups=2)
+    with backend.using("host"):
+        assert not on_tiles(8, make.matrix(8, 64, bits=8))

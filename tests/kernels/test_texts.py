@@ -97,9 +97,15 @@ RUNS: dict[str, Callable[[], None]] = {
     "super-attention-4bit": lambda: run_attention(4, 64),
 }
 
+ON_MATRIX_UNITS = {
+    "super-moe-4bit-16-tokens": lambda: run_moe(
+        16, moe_layer(4096, 512, 2688, 5376, 1024, 4, 64), Routing(512, 22, True, 5.0)
+    ),
+}
+
 
 @cache
-def launches(run: str) -> tuple[Launch, ...]:
+def launches(run: str, matrix_units: bool = False) -> tuple[Launch, ...]:
     """The kernels that a run launches, without computing anything."""
     seen: list[Launch] = []
 
@@ -107,9 +113,9 @@ def launches(run: str) -> tuple[Launch, ...]:
         seen.append((kernel, tuple(inputs), tuple(dtypes)))
         return [mx.zeros(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
 
-    with pytest.MonkeyPatch.context() as patch, backend.using("host"):
+    with pytest.MonkeyPatch.context() as patch, backend.using("host", matrix_units):
         patch.setattr(host, "run", record)
-        RUNS[run]()
+        (RUNS | ON_MATRIX_UNITS)[run]()
     return tuple(seen)
 
 
@@ -162,10 +168,10 @@ def cuda_text(kernel: Kernel, inputs: tuple[mx.array, ...], dtypes: tuple[mx.Dty
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc to compile the CUDA text with")
-@pytest.mark.parametrize("run", ["super-moe-8bit", "super-mamba-8bit", "nano-moe-6bit"])
+@pytest.mark.parametrize("run", ["super-moe-8bit", "super-mamba-8bit", "nano-moe-6bit", "super-moe-4bit-16-tokens"])
 def test_cuda_text_compiles(run: str, tmp_path: Path) -> None:
     """Without a stack frame or spills, and in few enough registers for its threads."""
-    for index, (kernel, inputs, dtypes) in enumerate(launches(run)):
+    for index, (kernel, inputs, dtypes) in enumerate(launches(run, matrix_units=True)):
         path = tmp_path / f"{index}.cu"
         path.write_text(cuda_text(kernel, inputs, dtypes))
         command = ["nvcc", "-arch=sm_90", "-std=c++17", "-Xptxas", "-v", "-cubin", "-o", f"{path}.cubin", str(path)]

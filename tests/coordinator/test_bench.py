@@ -1,0 +1,80 @@
+"""`stageline bench` where there is no GPU, and its tables."""
+
+import json
+import subprocess
+import sys
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from coordinator.cli import run
+from coordinator.commands import bench_kernels
+from coordinator.commands.bench_kernels import Report, Row, Way
+
+
+def report(**changes: object) -> Report:
+    stock, fused = Way(2e-5, 3, 1e12, 0.25), Way(1e-5, 1, 2e12, 0.5)
+    rows = [
+        Row("norm, in_proj", "64 -> 128", 20_000_000, stock, fused, 2.0),
+        Row("head", "64 -> 9", 5, stock, why="odd"),
+    ]
+    made = Report("Some GPU", "cuda", "MLX has one", "demo", "8:32", 1, 4e12, {"odd": 1}, rows)
+    return msgspec.structs.replace(made, **changes)
+
+
+def shown(what: Report) -> str:
+    console = Console(width=200)
+    with console.capture() as capture:
+        bench_kernels._show(what, console)
+    return capture.get()
+
+
+def test_table_of_kernels() -> None:
+    text = shown(report())
+    assert "Some GPU: kernels run as cuda, MLX has one" in text
+    assert "read bandwidth 4000 GB/s" in text
+    (row,) = (line for line in text.splitlines() if "in_proj" in line)
+    cells = [cell.strip() for cell in row.split("  ") if cell.strip()]
+    assert cells == ["norm, in_proj", "64 -> 128", "1", "10.0", "20.0", "2000", "50%", "20.0", "3", "2.00"]
+    assert "left to MLX: 1 of 2 operations, odd" in text
+
+
+def test_without_a_gpu_the_table_says_so() -> None:
+    text = shown(report(device="cpu", backend="reference", why="MLX has no GPU here", read_bytes_per_second=None))
+    assert "cpu: no kernel is live, MLX has no GPU here" in text
+    assert "bandwidth" not in text
+
+
+@pytest.mark.timeout(60)
+def test_kernels_of_the_demo_model_here() -> None:
+    """The whole command; on a GPU the kernels as well."""
+    options = ["--preset", "demo", "--calls", "2", "--rounds", "1", "--json"]
+    command = [sys.executable, "-m", "coordinator.cli", "bench", "kernels", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    made = msgspec.json.decode(done.stdout, type=Report)
+    assert {"Mamba layer", "expert layer", "attention layer", "norm, head"} <= {row.name for row in made.rows}
+    assert all(row.stock.seconds > 0 and row.bytes > 0 for row in made.rows)
+    assert (made.backend == "reference") == (made.read_bytes_per_second is None)
+    assert made.fallbacks == {}
+
+
+@pytest.mark.timeout(60)
+def test_a_format_without_kernels_is_counted() -> None:
+    options = ["--preset", "demo", "--quantize", "3:32", "--rounds", "1", "--json"]
+    command = [sys.executable, "-m", "worker.bench_kernels", *options[:-1]]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    fallbacks = json.loads(done.stdout)["fallbacks"]
+    assert fallbacks["in_proj: its format is affine, 3 bits, group 32"] == 1
+    assert len(fallbacks) == 4  # a layer of each kind, and the head
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [(["--preset", "huge"], "no preset 'huge'"), (["--quantize", "9:7"], "--quantize '9:7'")],
+    ids=["preset", "quantize"],
+)
+def test_wrong_options(options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", "kernels", *options]) == 2
+    assert said in capsys.readouterr().err
