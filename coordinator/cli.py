@@ -30,6 +30,7 @@ COMMANDS = {
     "up": Entry("coordinator.commands.up:up", "Start a cluster on this machine and serve MODEL over HTTP."),
     "generate": Entry("coordinator.commands.generate:generate", "Answer one prompt, streamed to stdout."),
     "chat": Entry("coordinator.commands.chat:chat", "Talk with the model."),
+    "plan": Entry("coordinator.commands.plan:plan", "Split MODEL over machines and predict its speed."),
     "status": Entry("coordinator.commands.status:status", "Show the stages of a running cluster."),
     "bench": Entry("coordinator.commands.bench:bench", "Measure, against mlx-lm in the same run."),
     "worker": Entry("worker.cli:main", "Serve one stage of a cluster, under a coordinator."),

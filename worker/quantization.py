@@ -30,6 +30,12 @@ class Quantization:
             return self.bits in AFFINE_BITS and self.group_size in AFFINE_GROUP_SIZES
         return FLOAT_MODES.get(self.mode) == (self.bits, self.group_size)
 
+    def packed_bytes(self, weights: int, scale_bytes: int) -> int:
+        """Bytes of so many weights, whole groups, with what each group has: a scale and a bias of `scale_bytes` each,
+        or in the other modes a scale of one byte."""
+        group_bytes = 2 * scale_bytes if self.mode == "affine" else 1
+        return weights * self.bits // 8 + weights // self.group_size * group_bytes
+
 
 def parse_quantization(text: str) -> Quantization:
     """The format that `--quantize TEXT` names: `BITS:GROUP` (affine, for example `8:32`), `mxfp4`, `nvfp4` or `mxfp8`.

@@ -1,7 +1,4 @@
-"""What a Nemotron-H model is made of, read from `config.json`; no weights, no MLX.
-
-Parameter counts ignore norms, biases and the other vectors: below 0.1 % of any layer.
-"""
+"""What a Nemotron-H model is made of, read from `config.json`; no weights, no MLX."""
 
 import msgspec
 
@@ -33,10 +30,6 @@ class MambaSpec(msgspec.Struct, frozen=True, kw_only=True, tag="M"):
         """Rows of `in_proj`: gate, convolution input, time step per head."""
         return self.inner_size + self.conv_size + self.num_heads
 
-    def cost(self, hidden_size: int) -> int:
-        """Weights that one token reads: all of them."""
-        return hidden_size * (self.in_proj_size + self.inner_size) + self.conv_size * self.conv_kernel
-
 
 class MoESpec(msgspec.Struct, frozen=True, kw_only=True, tag="E"):
     """A mixture of experts (`E`); `latent_size` and `shared_size` are None where the layer has no such part.
@@ -55,11 +48,6 @@ class MoESpec(msgspec.Struct, frozen=True, kw_only=True, tag="E"):
     scaling: float
     bias: bool
 
-    def cost(self, hidden_size: int) -> int:
-        """Weights that one token reads: of the routed experts only `top_k`."""
-        routed = 2 * self.top_k * (self.latent_size or hidden_size) * self.intermediate_size
-        return routed + hidden_size * (self.num_experts + 2 * (self.latent_size or 0) + 2 * (self.shared_size or 0))
-
 
 class AttentionSpec(msgspec.Struct, frozen=True, kw_only=True, tag="*"):
     """Grouped-query attention without position embedding (`*`)."""
@@ -69,20 +57,12 @@ class AttentionSpec(msgspec.Struct, frozen=True, kw_only=True, tag="*"):
     head_dim: int
     bias: bool
 
-    def cost(self, hidden_size: int) -> int:
-        """Weights that one token reads: all of them."""
-        return 2 * hidden_size * self.head_dim * (self.num_heads + self.num_kv_heads)
-
 
 class MLPSpec(msgspec.Struct, frozen=True, kw_only=True, tag="-"):
     """A plain two-matrix MLP with squared ReLU (`-`)."""
 
     intermediate_size: int
     bias: bool
-
-    def cost(self, hidden_size: int) -> int:
-        """Weights that one token reads: all of them."""
-        return 2 * hidden_size * self.intermediate_size
 
 
 Mixer = MambaSpec | MoESpec | AttentionSpec | MLPSpec
@@ -102,12 +82,3 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     def pattern(self) -> str:
         """One character a layer, for example `MEMEM*E`."""
         return "".join(layer.__struct_config__.tag for layer in self.layers)  # type: ignore[misc]
-
-    def layer_cost(self, index: int) -> int:
-        """Parameters of layer `index` that one decoded token reads."""
-        return self.layers[index].cost(self.hidden_size)
-
-    @property
-    def head_cost(self) -> int:
-        """Parameters of the head, and as many of the embedding, of which a token reads one row."""
-        return self.vocab_size * self.hidden_size

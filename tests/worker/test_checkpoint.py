@@ -13,7 +13,6 @@ from worker.checkpoint import Checkpoint
 from worker.errors import CheckpointError, ConfigError
 from worker.hub import describe
 from worker.quantization import Quantization
-from worker.spec import MoESpec
 
 SMALL = {**BASE, "hybrid_override_pattern": "ME*-"}
 LAYOUTS = {"nvidia": ("backbone.", False), "transformers": ("model.", True), "puzzle": ("model.", False)}
@@ -33,25 +32,6 @@ def test_original_layouts_are_accepted(layout: str, tmp_path: Path) -> None:
     save_original(tmp_path, SMALL, build(SMALL), prefix=prefix, stacked=stacked)
     checkpoint = describe(str(tmp_path))
     assert (checkpoint.prefix, checkpoint.mtp_tensors) == (prefix, 1)
-
-
-def test_costs_are_those_of_the_tensors_that_a_token_reads(tmp_path: Path) -> None:
-    checkpoint = Checkpoint(make(tmp_path))
-    spec = checkpoint.spec
-    for index in range(len(spec.layers)):
-        parts = [part for layer, part in checkpoint.parts(index, index + 1) if layer == index]
-        # the count leaves out vectors
-        shapes = {name: checkpoint.shards.info(name).shape for part in parts for name in part.weights}
-        layer = spec.layers[index]
-        total = 0
-        for name, shape in shapes.items():
-            if len(shape) == 1:
-                continue
-            size = mx.zeros(shape).size
-            if isinstance(layer, MoESpec) and ("switch_mlp" in name or ".experts." in name):
-                size = size * layer.top_k // layer.num_experts
-            total += size
-        assert spec.layer_cost(index) == total
 
 
 def test_generation_config_says_where_a_text_ends(tmp_path: Path) -> None:

@@ -1,0 +1,153 @@
+"""Machines by name, from files, and this one."""
+
+import pytest
+
+from coordinator.plan import this_machine as here
+from coordinator.plan.chips import GIB, chips, figures, link, links, machines
+from coordinator.plan.machine_file import read_machines
+from coordinator.plan.this_machine import this_machine
+from worker.errors import ConfigError
+
+
+@pytest.mark.parametrize("chip", chips())
+def test_every_chip_of_the_table_is_complete(chip):
+    (machine,) = machines((chip,), link("10gbe"))
+    assert 0 < machine.usable < machine.memory
+    assert 0.5 * machine.bandwidth < machine.read < machine.bandwidth
+    assert 1e11 < machine.compute < 1e15
+    assert 1e-6 < machine.layer_seconds < 1e-3
+
+
+@pytest.mark.parametrize("name", links())
+def test_every_link_of_the_table_is_complete(name):
+    over = link(name)
+    assert 1e-5 < over.latency < over.seconds(10**6) < 1
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "chip", "gib"),
+    [
+        ("M3 Ultra 512", 1, "M3 Ultra", 512),
+        ("m3 ultra 96GB", 1, "M3 Ultra", 96),
+        ("2 x M4 Max 128 GiB", 2, "M4 Max", 128),
+        ("4x H200", 4, "H200", 140.4),
+        ("RTX 5090", 1, "RTX 5090", 31.8),
+        (" GB10 119.7 ", 1, "GB10", 119.7),
+    ],
+)
+def test_descriptions(text, count, chip, gib):
+    found = machines((text,), link("thunderbolt"))
+    assert [machine.chip for machine in found] == [chip] * count
+    assert {machine.memory for machine in found} == {int(gib * GIB)}
+    assert len({machine.name for machine in found}) == count
+
+
+def test_machines_of_several_descriptions_have_names_of_their_own():
+    found = machines(("M3 Ultra 512", "M3 Ultra 512", "2 x M3 Ultra 512"), link("wifi"))
+    assert len({machine.name for machine in found}) == 4
+    assert {machine.link.name for machine in found} == {"wifi"}
+
+
+@pytest.mark.parametrize("text", ["", "512", "M9 Ultra 512", "x M3 Ultra", "M3 Ultra -5", "M3 Ultra 512 128"])
+def test_an_unknown_chip_is_refused_with_those_that_are_known(text):
+    with pytest.raises(ConfigError, match=r"expected CHIP and its memory.*M3 Ultra.*H200"):
+        machines((text,), link("thunderbolt"))
+
+
+def test_no_memory_is_refused():
+    with pytest.raises(ConfigError, match="memory_gib is 0, expected a positive number"):
+        machines(("M3 Ultra 0",), link("thunderbolt"))
+
+
+def test_an_unknown_link_is_refused():
+    with pytest.raises(ConfigError, match=r"link 'carrier pigeon': known are local, thunderbolt"):
+        link("carrier pigeon")
+
+
+def write(tmp_path, text):
+    path = tmp_path / "machines.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_file_overrides_the_table(tmp_path):
+    path = write(
+        tmp_path,
+        """
+        link = "10gbe"
+        [[machine]]
+        name = "studio"
+        chip = "M3 Ultra"
+        memory_gib = 256
+        usable = 0.9
+        [[machine]]
+        name = "box"
+        chip = "something new"
+        memory_gib = 64
+        bandwidth_gbs = 500
+        read = 0.5
+        compute_tflops = 2
+        layer_us = 30
+        usable = 0.5
+        link = "wifi"
+        """,
+    )
+    studio, box = read_machines(path)
+    table = figures("M3 Ultra")
+    assert (studio.memory, studio.usable) == (256 * GIB, int(256 * GIB * 0.9))
+    assert table is not None
+    assert studio.read == pytest.approx(819e9 * table.read)
+    assert (studio.link.name, box.link.name) == ("10gbe", "wifi")
+    assert (box.read, box.compute, box.layer_seconds) == (250e9, 2e12, 30e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[[machine]]\nname = 'a'", "missing required field `chip`"),
+        ("[[machine]]\nname = 'a'\nchip = 'new'", "chip 'new' is unknown, so give all of memory_gib"),
+        ("[[machine]]\nname = 'a'\nchip = 'H200'\nspeed = 1", "unknown field `speed`"),
+        ("[[machine]]\nname = 'a'\nchip = 'H200'\nusable = 1.5", "usable is 1.5, expected .*at most 1"),
+        ("[[machine]]\nname = 'a'\nchip = 'H200'\nlink = 'rope'", "link 'rope': known are"),
+        ("[[machine]]\nname = 'a'\nchip = 'H200'\n[[machine]]\nname = 'a'\nchip = 'H200'", "different names"),
+        ("machine = []", "expected 1 to 64 machines"),
+        ("machine = [", "not TOML"),
+    ],
+    ids=["no chip", "unknown chip", "unknown key", "share", "link", "names", "none", "syntax"],
+)
+def test_a_wrong_file_is_refused_with_its_name(tmp_path, text, problem):
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError, match=problem) as caught:
+        read_machines(path)
+    assert str(path) in str(caught.value) or "rope" in text
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_machines(tmp_path / "none.toml")
+
+
+def test_this_machine_has_its_memory(monkeypatch):
+    monkeypatch.setattr(here, "_said", lambda *command: "")
+    first, second = this_machine(2)
+    assert first == second
+    assert first.usable < first.memory
+    assert first.read > 0
+
+
+def test_cards_of_this_machine_take_a_stage_each(monkeypatch):
+    monkeypatch.setattr(here, "_said", lambda *command: "NVIDIA H200, 143771\nNVIDIA H200, 143771")
+    found = this_machine(2)
+    assert [machine.chip for machine in found] == ["H200", "H200"]
+    assert len({machine.name for machine in found}) == 2
+    shared = this_machine(3)
+    assert len({machine.name for machine in shared}) == 1
+    assert shared[0].stages == 1
+
+
+def test_a_mac_is_found_by_its_name(monkeypatch):
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    monkeypatch.setattr(here, "_said", lambda *command: "Apple M4 Max" if command[0] == "sysctl" else "")
+    (machine,) = this_machine(1)
+    assert machine.chip == "M4 Max"
+    assert machine.bandwidth == 546e9
