@@ -22,6 +22,8 @@ check: $(ENV)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m coordinator.config | diff -u configs/example.toml -
 	$(BIN)/python scripts/files.py --check
+	$(BIN)/python scripts/metrics.py --check
+	$(BIN)/python scripts/plans.py --check
 	sh scripts/lines.sh
 
 bench: $(ENV)
@@ -34,6 +36,8 @@ format: $(ENV)
 generate: $(ENV)  ## the files that `check` compares with the code
 	$(BIN)/python -m coordinator.config > configs/example.toml
 	$(BIN)/python scripts/files.py
+	$(BIN)/python scripts/metrics.py
+	$(BIN)/python scripts/plans.py
 
 lock:  ## after a change of the dependencies in pyproject.toml; needs uv
 	$(COMPILE) --extra cpu --group dev -o locks/dev.lock

@@ -18,7 +18,11 @@ class TokenSource(Protocol):
     """What answers requests: the pipeline, or a scripted one in tests."""
 
     def generate(self, request: Request) -> AsyncGenerator[Token, None]:
-        """The request's tokens; `aclose` cancels it. Raises NotReadyError at first or StageFailedError any time."""
+        """The request's tokens; `aclose` cancels it. Raises what `Pipeline.generate` does."""
+        ...
+
+    async def cancel(self, number: int) -> None:
+        """Ends the request that the journal knows by this number; returns when every stage has freed it."""
         ...
 
     def view(self) -> ClusterView:
@@ -31,11 +35,15 @@ class TokenSource(Protocol):
 
 
 class Delta(msgspec.Struct, frozen=True):
-    """A step of an answer: text that is certain (perhaps none), the tokens since the last step, the end."""
+    """A step of an answer: text that is certain (perhaps none), the tokens since the last step, the end.
+
+    The first one tells how many of the prompt's tokens were `cached`.
+    """
 
     text: str
     tokens: tuple[int, ...]
     finish: FinishReason | None = None
+    cached: int = 0
 
 
 async def answer(
@@ -54,12 +62,12 @@ async def answer(
                 text += detokenizer.flush()
             text, stopped = stops.push(text)
             if stopped:
-                last = Delta(text, (token.id,), "stop")
+                last = Delta(text, (token.id,), "stop", token.cached)
                 break
             if token.finish is not None:
-                last = Delta(text + stops.flush(), (token.id,), token.finish)
+                last = Delta(text + stops.flush(), (token.id,), token.finish, token.cached)
                 break
-            yield Delta(text, (token.id,))
+            yield Delta(text, (token.id,), cached=token.cached)
     if last is None:
         raise ClusterError(f"the pipeline ended request {request.id} without a reason")
     yield last

@@ -6,16 +6,16 @@ anew, which makes them forget all requests, and everybody is connected once the 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
-from coordinator.view import ClusterView, StageState, StageView
+from coordinator.stage import SHOWN, Stage
+from coordinator.view import ClusterView
 from worker.errors import ClusterError
 from worker.protocol import (
     PROTOCOL_VERSION,
     Assign,
     Connect,
     Heartbeat,
+    Held,
     Hello,
     Linked,
     Listen,
@@ -25,43 +25,14 @@ from worker.protocol import (
     Message,
 )
 
-Phase = Literal["down", "starting", "loading", "opening", "listening", "connecting", "linked"]
 Orders = list[tuple[int, Message]]
-
-_SHOWN: dict[Phase, StageState] = {
-    "down": "down",
-    "starting": "starting",
-    "loading": "loading",
-    "opening": "linking",
-    "listening": "linking",
-    "connecting": "linking",
-    "linked": "ready",
-}
-
-
-@dataclass(slots=True)
-class _Stage:
-    layers: tuple[int, int]
-    pattern: str
-    phase: Phase = "down"
-    session: str = ""
-    host: str = ""
-    backend: str = ""
-    pid: int | None = None
-    endpoint: str = ""
-    restarts: int = -1
-    loaded_bytes: int = 0
-    total_bytes: int = 0
-    fused_layers: int = 0
-    detail: str = ""
-    seen: float = 0.0
-    progressed: float = 0.0
-    memory_bytes: int = 0
-    heartbeat: Heartbeat | None = None
 
 
 class Cluster:
-    """All stages. Methods that change it return the messages to send: (stage, message)."""
+    """All stages. Methods that change it return the messages to send: (stage, message).
+
+    `snapshots` is the directory where the stages keep theirs, empty if they keep them in memory only.
+    """
 
     def __init__(
         self,
@@ -71,6 +42,7 @@ class Cluster:
         layers: Sequence[tuple[int, int]],
         pattern: str,
         quantize: str | None,
+        snapshots: str = "",
     ) -> None:
         self.epoch = 1
         self.stopping = False
@@ -78,21 +50,14 @@ class Cluster:
         self._model = model
         self._source = source
         self._quantize = quantize
-        self._stages = [_Stage(run, pattern[run[0] : run[1]]) for run in layers]
+        self._snapshots = snapshots
+        self._stages = [Stage(run, pattern[run[0] : run[1]]) for run in layers]
 
     # --- events ---
 
     def spawned(self, stage: int, session: str, pid: int, now: float) -> None:
         """A worker process was started; messages of its earlier lives no longer count."""
-        record = self._stages[stage]
-        record.phase = "starting"
-        record.session = session
-        record.pid = pid
-        record.restarts += 1
-        record.loaded_bytes = record.total_bytes = record.memory_bytes = 0
-        record.heartbeat = None
-        record.detail = ""
-        record.seen = record.progressed = now
+        self._stages[stage].spawned(session, pid, now)
 
     def received(self, stage: int, message: Message, now: float) -> Orders:
         """The stage's worker reported. Raises ClusterError if it speaks another protocol version."""
@@ -105,42 +70,30 @@ class Cluster:
                         f"stage {stage} on {message.host} speaks protocol {version}, this coordinator "
                         f"{PROTOCOL_VERSION}: install the same stageline version on both"
                     )
-                record.phase = "loading"
-                record.progressed = now
-                record.host = message.host
-                record.backend = message.backend
-                record.pid = message.pid
+                record.hello(message, now)
                 return [(stage, self._assignment(stage))]
             case Loading():
                 record.progressed = now
-                record.loaded_bytes, record.total_bytes = message.loaded_bytes, message.total_bytes
-            case Loaded(fused_layers=fused_layers):
-                record.fused_layers = fused_layers
-                record.loaded_bytes = record.total_bytes
+                record.life.loaded_bytes, record.life.total_bytes = message.loaded_bytes, message.total_bytes
+            case Loaded():
+                record.loaded(message)
                 return [self._open(stage, now)]
-            case Listening(epoch=self.epoch, endpoint=endpoint):
+            case Listening(epoch=self.epoch):
                 record.phase = "listening"
-                record.endpoint = endpoint
+                record.endpoint, record.held = message.endpoint, message.held
                 return self._connect(now)
             case Linked(epoch=self.epoch):
                 record.phase = "linked"
                 self.was_ready = self.was_ready or self.is_ready
             case Heartbeat():
-                record.heartbeat = message
-                record.memory_bytes = message.memory_bytes or record.memory_bytes
+                record.beat(message, now)
             case _:
                 pass
         return []
 
     def lost(self, stage: int, reason: str, now: float) -> Orders:
         """A worker process ended: the next epoch begins for the others."""
-        record = self._stages[stage]
-        record.phase = "down"
-        record.pid = None
-        record.session = ""
-        record.heartbeat = None
-        record.memory_bytes = 0
-        record.detail = reason
+        self._stages[stage].lost(reason)
         return self.restart_epoch(now)
 
     def restart_epoch(self, now: float) -> Orders:
@@ -182,6 +135,7 @@ class Cluster:
             first=first,
             end=end,
             quantize=self._quantize,
+            snapshots=self._snapshots,
         )
 
     # --- questions ---
@@ -192,9 +146,19 @@ class Cluster:
         return len(self._stages)
 
     @property
+    def held(self) -> tuple[tuple[Held, ...], ...]:
+        """The snapshots that the stages held when this epoch began."""
+        return tuple(stage.held for stage in self._stages)
+
+    @property
     def is_ready(self) -> bool:
         """Whether a request can run now."""
         return not self.stopping and all(record.phase == "linked" for record in self._stages)
+
+    @property
+    def loaded(self) -> tuple[Loaded, ...]:
+        """What the stages have said of what they loaded; only those that have."""
+        return tuple(stage.life.loaded for stage in self._stages if stage.life.loaded is not None)
 
     def hears(self, stage: int) -> bool:
         """Whether the stage's worker reads its messages now: it neither starts nor loads."""
@@ -202,7 +166,7 @@ class Cluster:
 
     def session(self, stage: int) -> str:
         """The name of the stage's current life, empty if it is down or there is no such stage."""
-        return self._stages[stage].session if 0 <= stage < len(self._stages) else ""
+        return self._stages[stage].life.session if 0 <= stage < len(self._stages) else ""
 
     def describe(self, stage: int) -> str:
         """The stage as messages name it."""
@@ -214,7 +178,7 @@ class Cluster:
         if self.stopping:
             return "the cluster is stopping"
         waiting = [
-            f"{self.describe(index)} is {_SHOWN[record.phase]}{': ' + record.detail if record.detail else ''}"
+            f"{self.describe(index)} is {SHOWN[record.phase]}{': ' + record.detail if record.detail else ''}"
             for index, record in enumerate(self._stages)
             if record.phase != "linked"
         ]
@@ -225,20 +189,19 @@ class Cluster:
         answer for longer than these seconds."""
         late: list[tuple[int, str]] = []
         for index, record in enumerate(self._stages):
-            busy = record.heartbeat.busy_seconds if record.heartbeat else 0.0
             waited = now - record.progressed
-            fetching = record.phase == "loading" and record.total_bytes == 0  # the hub client has its own timeouts
+            fetching = record.phase == "loading" and record.life.total_bytes == 0  # the hub client has its own timeouts
             if record.phase in ("starting", "loading") and not fetching and waited > loading:
                 late.append((index, f"no progress of loading for {waited:.0f} s"))
             elif record.phase not in ("down", "starting") and now - record.seen > silence:
                 late.append((index, f"no sign of life for {now - record.seen:.0f} s"))
             elif record.phase in ("opening", "connecting") and waited > stall:
                 late.append((index, f"no answer while linking for {waited:.0f} s"))
-            elif record.phase == "linked" and busy > stall:
-                late.append((index, f"in one step for {busy:.0f} s"))
+            elif record.phase == "linked" and record.busy_seconds > stall:
+                late.append((index, f"in one step for {record.busy_seconds:.0f} s"))
         return late
 
-    def view(self, *, running: int, waiting: int) -> ClusterView:
+    def view(self, now: float, *, running: int, waiting: int) -> ClusterView:
         """The cluster as `/cluster` shows it."""
         if self.stopping:
             state = "stopping"
@@ -252,30 +215,6 @@ class Cluster:
             epoch=self.epoch,
             running=running,
             waiting=waiting,
-            stages=tuple(self._view(index) for index in range(len(self._stages))),
-        )
-
-    def _view(self, index: int) -> StageView:
-        record = self._stages[index]
-        beat = record.heartbeat
-        return StageView(
-            stage=index,
-            layers=record.layers,
-            pattern=record.pattern,
-            host=record.host,
-            backend=record.backend,
-            pid=record.pid,
-            state=_SHOWN[record.phase],
-            memory_bytes=record.memory_bytes,
-            loaded_bytes=record.loaded_bytes,
-            total_bytes=record.total_bytes,
-            fused_layers=record.fused_layers,
-            state_bytes=beat.state_bytes if beat else 0,
-            sequences=beat.sequences if beat else 0,
-            steps=beat.steps if beat else 0,
-            stale_messages=beat.stale_messages if beat else 0,
-            duplicate_messages=beat.duplicate_messages if beat else 0,
-            restarts=max(record.restarts, 0),
-            step_seconds=beat.step_seconds if beat else 0.0,
-            detail=record.detail,
+            stages=tuple(stage.view(index, now) for index, stage in enumerate(self._stages)),
+            reason=self.problem() or "",
         )

@@ -23,6 +23,7 @@ from worker.quantization import parse_quantization
 PREFIX = "STAGELINE_"
 Text = Annotated[str, Meta(min_length=1)]
 Count = Annotated[int, Meta(ge=1)]
+Natural = Annotated[int, Meta(ge=0)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
 
@@ -50,7 +51,53 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Count | None,
         Meta(description="longest sequence in tokens, prompt and answer; none is the model's own", examples=[32768]),
     ] = None
-    prefill_chunk: Annotated[Count, Meta(description="tokens of a prompt that a stage takes at a time")] = 512
+    answer_tokens: Annotated[
+        Count,
+        Meta(
+            description="longest answer to a request that names no limit: memory is set aside for the longest answer "
+            "that a request may get"
+        ),
+    ] = 32768
+    prefill_chunk: Annotated[
+        Count, Meta(description="most tokens of a prompt that a stage takes at a time, best a multiple of 64")
+    ] = 512
+    decode_pause: Annotated[
+        Seconds,
+        Meta(
+            description="seconds for which such a piece may hold up running answers on a stage; slow stages take "
+            "smaller pieces"
+        ),
+    ] = 0.25
+    max_running: Annotated[
+        Count | None, Meta(description="requests that run at the same time; none is 8 for each stage", examples=[16])
+    ] = None
+    max_waiting: Annotated[
+        Natural, Meta(description="requests that wait for a place; others are told to come again (429)")
+    ] = 32
+    queue_timeout: Annotated[Seconds, Meta(description="seconds that a request waits for a place at most")] = 300.0
+    request_timeout: Annotated[Seconds, Meta(description="seconds that a request takes at most, in all")] = 3600.0
+    state_bytes: Annotated[
+        Count | None,
+        Meta(
+            description="bytes on each stage for the state of running requests; none is what the machine has left",
+            examples=[4_000_000_000],
+        ),
+    ] = None
+    snapshot_bytes: Annotated[
+        Natural | None,
+        Meta(
+            description="bytes on each stage for snapshots of prompts, which later prompts begin from; 0 takes none; "
+            "none is a quarter of what the machine has left, at most 2 GiB",
+            examples=[1_000_000_000],
+        ),
+    ] = None
+    snapshot_dir: Annotated[
+        Text | None,
+        Meta(
+            description="directory where snapshots outlive a restart; none keeps them in memory only",
+            examples=["/var/lib/stageline"],
+        ),
+    ] = None
 
     host: Annotated[Text, Meta(description="address to serve HTTP on")] = "127.0.0.1"
     port: Annotated[Port, Meta(description="port to serve HTTP on; 0 is any free one")] = 8000

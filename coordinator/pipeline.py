@@ -14,54 +14,71 @@ from typing import Self
 
 import msgspec
 
+from coordinator.budget import Budget
 from coordinator.cluster import Cluster
 from coordinator.control import Control
 from coordinator.coordination import Coordination, Effects
+from coordinator.history import SAMPLE_SECONDS
+from coordinator.observer import Observer
+from coordinator.pace import Pace
 from coordinator.request import Request, Token
 from coordinator.restarts import Restarts
-from coordinator.scheduler import Scheduler
+from coordinator.scheduler import Bounds, Scheduler
 from coordinator.supervisor import Supervisor
-from coordinator.view import ClusterView
-from worker.errors import CheckpointError, ClusterError, NotReadyError, StagelineError
-from worker.protocol import Failed, Message, Stop
+from coordinator.view import ClusterView, PrefixView
+from worker.errors import CancelledRequestError, CheckpointError, ClusterError, NotReadyError, StagelineError
+from worker.protocol import Closed, Failed, Message, Open, Stop
 
 log = logging.getLogger("stageline.pipeline")
 
 LEASE_STEPS = 32
 CHECK_SECONDS = 1.0
 
+Arrival = tuple[Token | StagelineError, float]  # and when it came
+
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """How a pipeline behaves, times in seconds.
 
     A worker is ended after `silence` without a sign of life, `loading` without progress of loading, or `stall` in one
-    step. `backoff` and `backoff_limit` are those of `Restarts`.
+    step. `backoff` and `backoff_limit` are those of `Restarts`. `prefill_chunk` and `decode_pause` are those of `Pace`,
+    `state_bytes` and `snapshot_bytes` are those of `Coordination`.
     """
 
+    bounds: Bounds
     prefill_chunk: int
+    decode_pause: float
+    state_bytes: int | None
+    snapshot_bytes: int | None
     silence: float
     loading: float
     backoff: float
     backoff_limit: float
     stall: float = 300.0
-    max_running: int = 16
 
 
 class Pipeline:
     """Serves requests over the stages of `cluster`. Use `async with`; leaving it ends every worker.
 
-    `fatal` is done when the cluster cannot go on, with the reason.
+    `fatal` is done when the cluster cannot go on, with the reason. `observer` hears what happens to requests.
     """
 
-    def __init__(self, cluster: Cluster, *, limits: Limits) -> None:
+    def __init__(self, cluster: Cluster, *, limits: Limits, observer: Observer) -> None:
         self._cluster = cluster
+        self._observer = observer
         self._limits = limits
         self._scheduler = Scheduler(
-            stages=cluster.stages, chunk=limits.prefill_chunk, lease=LEASE_STEPS, max_running=limits.max_running
+            stages=cluster.stages,
+            lease=LEASE_STEPS,
+            bounds=limits.bounds,
+            budget=Budget(),
+            pace=Pace(most=limits.prefill_chunk, pause=limits.decode_pause),
         )
-        self._coordination = Coordination(cluster, self._scheduler)
+        self._coordination = Coordination(
+            cluster, self._scheduler, state_bytes=limits.state_bytes, snapshot_bytes=limits.snapshot_bytes
+        )
         self._restarts = Restarts(cluster.stages, backoff=limits.backoff, limit=limits.backoff_limit)
-        self._streams: dict[int, asyncio.Queue[Token | StagelineError]] = {}
+        self._streams: dict[int, asyncio.Queue[Arrival]] = {}
         self._numbers = itertools.count(1)
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -78,6 +95,7 @@ class Pipeline:
     async def __aenter__(self) -> Self:
         try:
             self._spawn(self._watch())
+            self._spawn(self._sample())
             for stage in range(self._cluster.stages):
                 await self._start(stage)
         except BaseException:
@@ -89,7 +107,7 @@ class Pipeline:
         self._cluster.stop()
         self._scheduler.halt()
         for number in list(self._streams):
-            self._deliver(number, NotReadyError("the cluster is stopping"))
+            self._deliver(number, NotReadyError("the cluster is stopping"), time.monotonic())
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -107,20 +125,25 @@ class Pipeline:
     async def generate(self, request: Request) -> AsyncGenerator[Token, None]:
         """The request's tokens as they come. Closing the generator early cancels the request on every stage.
 
-        Raises NotReadyError before the first token, StageFailedError at any time.
+        Raises NotReadyError, NoRoomError or QueueFullError before the first token: then it was not taken; and
+        StageFailedError, DeadlineError or CancelledRequestError at any time.
         """
         problem = self.problem()
         if problem is not None:
             raise NotReadyError(problem)
         number = next(self._numbers)
-        stream: asyncio.Queue[Token | StagelineError] = asyncio.Queue()
+        now = time.monotonic()
+        taken = self._coordination.submit(number, request, now)
+        stream: asyncio.Queue[Arrival] = asyncio.Queue()
         self._streams[number] = stream
+        self._observer.arrived(number, request, now)
         try:
-            self._carry_out(self._coordination.submit(number, request))
+            self._carry_out(taken)
             while True:
-                item = await stream.get()
+                item, arrived = await stream.get()
                 if isinstance(item, StagelineError):
                     raise item
+                self._observer.token(number, arrived)
                 yield item
                 if item.finish is not None:
                     return
@@ -128,13 +151,30 @@ class Pipeline:
             del self._streams[number]
             self._carry_out(self._coordination.cancel(number))
 
+    async def cancel(self, number: int) -> None:
+        """Ends the request with an error for whoever waits for its tokens; returns when every stage has freed it.
+
+        Nothing happens if it has ended.
+        """
+        error = CancelledRequestError("the request was cancelled")
+        effects = self._coordination.cancel(number)
+        effects.errors.append((number, error))
+        self._carry_out(effects)
+        while self._scheduler.holds(number):
+            await self.changed()
+
     def problem(self) -> str | None:
         """Why no request can run now, naming the stage; None if one can."""
         return self._cluster.problem()
 
     def view(self) -> ClusterView:
         """The cluster as `/cluster` shows it."""
-        return self._cluster.view(running=self._scheduler.running, waiting=self._scheduler.waiting)
+        now = time.monotonic()
+        view = self._cluster.view(now, running=self._scheduler.running, waiting=self._scheduler.waiting)
+        prefixes = self._scheduler.prefixes
+        counts = msgspec.structs.asdict(prefixes.counts)
+        view = msgspec.structs.replace(view, prefixes=PrefixView(**counts, snapshots=prefixes.snapshots))
+        return self._observer.complete(view, now)
 
     async def changed(self) -> None:
         """Wait until the view may have changed."""
@@ -148,6 +188,8 @@ class Pipeline:
         now = time.monotonic()
         if isinstance(message, Failed):
             self._last_words[stage] = message
+        elif isinstance(message, Closed):
+            self._observer.closed(message.request, message.times)
         try:
             effects = self._coordination.received(stage, session, message, now)
         except ClusterError as error:
@@ -193,7 +235,7 @@ class Pipeline:
         self._changed.set()
 
     async def _watch(self) -> None:
-        """End workers that went silent; the supervisor then starts them again."""
+        """Ends workers that went silent, which the supervisor then starts again, and requests whose time is over."""
         limits = self._limits
         last = time.monotonic()
         while True:
@@ -206,20 +248,30 @@ class Pipeline:
                     self._last_words[stage] = Failed(message=why, user=False)
                     self._supervisor.kill(stage)
             last = now
+            self._carry_out(self._coordination.expire(now))
+
+    async def _sample(self) -> None:
+        """The history's clock."""
+        while True:
+            await asyncio.sleep(SAMPLE_SECONDS)
+            self._observer.sample(self.view(), time.monotonic())
 
     # --- effects ---
 
     def _carry_out(self, effects: Effects) -> None:
+        now = time.monotonic()
         for stage, message in effects.orders:
             session = self._cluster.session(stage)
             if session:
                 self._control.send(stage, session, message)
+            if isinstance(message, Open):
+                self._observer.admitted(message.request, now, message.first)
         for number, item in (*effects.tokens, *effects.errors):
-            self._deliver(number, item)
+            self._deliver(number, item, now)
 
-    def _deliver(self, number: int, item: Token | StagelineError) -> None:
+    def _deliver(self, number: int, item: Token | StagelineError, now: float) -> None:
         if number in self._streams:
-            self._streams[number].put_nowait(item)
+            self._streams[number].put_nowait((item, now))
 
     def _give_up(self, error: StagelineError) -> None:
         if not self.fatal.done():

@@ -133,8 +133,21 @@ class PromptCodec:
 
     def encode(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
         """The token ids of `text`, with the special tokens the tokenizer puts around a text if asked."""
+        return self.encode_marked(text, (), add_special_tokens=add_special_tokens)[0]
+
+    def encode_marked(
+        self, text: str, places: Sequence[int], *, add_special_tokens: bool
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The token ids of `text`, and how many of them lie before each of the ascending `places` in it."""
         # the batch call is the one that lets other threads run
-        return tuple(self._backend.encode_batch([text], add_special_tokens=add_special_tokens)[0].ids)
+        encoding = self._backend.encode_batch([text], add_special_tokens=add_special_tokens)[0]
+        marks: list[int] = []
+        if places:
+            ends = [end for _, end in encoding.offsets]
+            for place in places:
+                start = marks[-1] if marks else 0
+                marks.append(next((index for index in range(start, len(ends)) if ends[index] > place), len(ends)))
+        return tuple(encoding.ids), tuple(marks)
 
     def _compile_template(self) -> str | None:
         """Why the template cannot be compiled; it is not run."""

@@ -1,44 +1,70 @@
-"""Which request runs when: admission, prompt chunks, decode leases. Pure: no sockets, no clock, no MLX.
+"""Which request runs when: admission, prompts in pieces, decode leases, deadlines. Pure: no sockets, no MLX, and the
+time is passed in.
 
-As many batches as stages are in flight, so that no stage waits while another one works; a request joins the smallest
-batch when its prompt is done and stays there until it ends. A batch has at most 8 members, which is what the fused
-kernels take at once; more requests make more batches.
+Requests are admitted in the order of their arrival, by count and by the memory that they will need on every stage at
+their very end. What is admitted prefills piece by piece, in turn with the other prompts (`worker.driver`), and then
+joins a batch.
 """
 
-from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import msgspec
+
+from coordinator.batches import Batches
+from coordinator.budget import Budget, Room
+from coordinator.departures import Departures
+from coordinator.edges import pieces
+from coordinator.pace import Pace
+from coordinator.prefixes import Prefixes
 from coordinator.request import Request, Token
-from worker.protocol import Chunk, Close, Lease, Message, Open, Tokens
+from worker.errors import DeadlineError, NoRoomError, QueueFullError, StagelineError
+from worker.protocol import Chunk, Close, Drop, Lease, Message, Open, Save, Saved, Tokens
 
-MOST_MEMBERS = 8
+Failures = list[tuple[int, StagelineError]]
+
+
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits of what is taken: sequences that the stages hold, requests that wait for a place, and seconds from its
+    arrival until a request must have a place and until its end."""
+
+    max_running: int
+    max_waiting: int
+    queue_timeout: float
+    request_timeout: float
 
 
 @dataclass(slots=True)
-class _Running:
+class _Entry:
+    request: Request
+    arrived: float
     position: int  # of the next token to come
-    batch: int | None = None
+    decodes: bool = False
+    cached: int = 0  # tokens of the prompt that a snapshot had seen
+    answer: list[int] = field(default_factory=list[int])
+
+    @property
+    def generated(self) -> int:
+        return self.position - len(self.request.prompt)
 
 
 class Scheduler:
     """All requests that have not ended. Methods return the messages for stage 0, in order.
 
-    `chunk`: positions a prefill step; `lease`: decode steps that stage 0 may run before it must hear from here again;
-    `max_running`: sequences whose state the stages hold at the same time.
+    `lease`: decode steps that stage 0 may run before it must hear from here again.
     """
 
-    def __init__(self, *, stages: int, chunk: int, lease: int, max_running: int) -> None:
+    def __init__(self, *, stages: int, lease: int, bounds: Bounds, budget: Budget, pace: Pace) -> None:
         self.epoch = 0  # no stage runs
-        self._chunk = chunk
+        self.pace = pace
+        self.prefixes = Prefixes()
         self._lease = lease
-        self._max_running = max_running
-        self._waiting: deque[tuple[int, Request]] = deque()
-        self._running: dict[int, _Running] = {}
+        self._bounds = bounds
+        self._budget = budget
+        self._batches = Batches(stages=stages, most=bounds.max_running, lease=lease)
+        self._departures = Departures()
+        self._waiting: dict[int, _Entry] = {}
+        self._running: dict[int, _Entry] = {}
         self._closing: set[int] = set()
-        self._stages = stages
-        rounds = -(-max_running // (stages * MOST_MEMBERS))
-        self._members: list[list[int]] = [[] for _ in range(stages * rounds)]
-        self._granted = [0] * len(self._members)
 
     @property
     def running(self) -> int:
@@ -50,10 +76,23 @@ class Scheduler:
         """Requests that wait for a place."""
         return len(self._waiting)
 
-    def begin(self, epoch: int) -> list[Message]:
-        """All stages are linked: run what waits."""
+    def holds(self, number: int) -> bool:
+        """Whether the request waits, runs, or has ended but not yet left every stage."""
+        return number in self._waiting or number in self._running or number in self._closing
+
+    def begin(self, epoch: int, rooms: tuple[Room, ...]) -> tuple[Failures, list[Message]]:
+        """All stages are linked, with room for the state of sequences in `rooms`: run what waits.
+
+        What waited for other stages, and does not fit into these, fails.
+        """
         self.epoch = epoch
-        return self._admit()
+        self._budget.begin(rooms)
+        failures: Failures = []
+        for number, entry in list(self._waiting.items()):
+            if (reason := self._budget.refusal(_positions(entry.request))) is not None:
+                del self._waiting[number]
+                failures.append((number, NoRoomError(reason, param="max_tokens")))
+        return failures, self._admit()
 
     def halt(self) -> list[int]:
         """The epoch is over: the stages forget all sequences. Returns the requests that were running."""
@@ -61,87 +100,144 @@ class Scheduler:
         self.epoch = 0
         self._running.clear()
         self._closing.clear()
-        self._members = [[] for _ in self._members]
-        self._granted = [0] * len(self._granted)
+        self._batches.clear()
+        self.prefixes.halt()
         return lost
 
-    def submit(self, number: int, request: Request) -> list[Message]:
-        """A new request; `number` is its name on the wire."""
-        self._waiting.append((number, request))
-        return self._admit()
+    def submit(self, number: int, request: Request, now: float) -> list[Message]:
+        """A new request; `number` is its name on the wire.
+
+        Raises NoRoomError if it could never run, QueueFullError if too many wait already.
+        """
+        if (reason := self._budget.refusal(_positions(request))) is not None:
+            longest = (self._budget.most or 0) + 1 - len(request.prompt)
+            if not request.open_ended or longest < 1:
+                raise NoRoomError(reason, param="max_tokens")
+            request = msgspec.structs.replace(request, max_tokens=longest)
+        self._waiting[number] = _Entry(request, now, len(request.prompt))
+        orders = self._admit()
+        if len(self._waiting) > self._bounds.max_waiting:
+            del self._waiting[number]
+            seconds = self._departures.seconds_until(max(self.waiting, 1), now)
+            raise QueueFullError(
+                f"{self.running} requests are running and {self.waiting} wait, which is the limit (max_waiting); "
+                f"try again in {seconds} s",
+                retry_after=seconds,
+            )
+        return orders
 
     def misses(self, message: Tokens) -> bool:
         """Whether a token came without the one before it."""
         running = ((self._running.get(sampled.request), sampled.position) for sampled in message.tokens)
-        return any(sequence is not None and position > sequence.position for sequence, position in running)
+        return any(entry is not None and position > entry.position for entry, position in running)
 
     def sampled(self, message: Tokens) -> tuple[list[tuple[int, Token]], list[Message]]:
         """The last stage sampled tokens: what to deliver, what to send."""
         deliveries: list[tuple[int, Token]] = []
         orders: list[Message] = []
-        joined: set[int] = set()
         repeated = False
         for sampled in message.tokens:
-            running = self._running.get(sampled.request)
-            if running is None:
+            entry = self._running.get(sampled.request)
+            if entry is None:
                 continue  # cancelled meanwhile
-            if sampled.position < running.position:
+            if sampled.position < entry.position:
                 repeated = True
                 continue
-            running.position += 1
-            deliveries.append((sampled.request, Token(sampled.token, sampled.finish)))
+            entry.position += 1
+            cached = 0 if entry.answer else entry.cached
+            entry.answer.append(sampled.token)
+            deliveries.append((sampled.request, Token(sampled.token, sampled.finish, cached)))
             if sampled.finish is not None:
-                orders += self._end(sampled.request)
-            elif running.batch is None:
-                running.batch = self._smallest()
-                self._members[running.batch].append(sampled.request)
-                joined.add(running.batch)
+                orders += self._save_answer(sampled.request, entry)
+                orders.append(self._end(sampled.request))
+            elif not entry.decodes:
+                entry.decodes = True
+                self._batches.join(sampled.request)
         if message.batch is not None and not repeated:
-            self._granted[message.batch] -= 1
-            if self._granted[message.batch] <= self._lease // 2:
-                joined.add(message.batch)
-        orders += [self._grant(batch) for batch in sorted(joined) if self._members[batch]]
-        return deliveries, orders
+            self._batches.stepped(message.batch)
+        return deliveries, orders + self._leases()
 
     def cancel(self, number: int) -> list[Message]:
         """Nobody wants this request any more; nothing happens if it has ended."""
         if number in self._running:
-            return self._end(number)
-        self._waiting = deque(entry for entry in self._waiting if entry[0] != number)
-        return []
+            return [self._end(number), *self._leases()]
+        # others may fit where the first one in the queue did not
+        return self._admit() if self._waiting.pop(number, None) is not None else []
 
-    def closed(self, number: int) -> list[Message]:
+    def closed(self, number: int, now: float) -> list[Message]:
         """Every stage has freed this request's state: its place can be taken."""
+        if number not in self._closing:
+            return []
         self._closing.discard(number)
+        self._budget.free(number)
+        self.prefixes.closed(number)
+        self._departures.ended(now)
         return self._admit()
 
-    def _smallest(self) -> int:
-        """The batch to join: of the first ones, one a stage, the smallest; of further ones only if these are full."""
-        full = [len(members) // MOST_MEMBERS for members in self._members]
-        order = range(len(self._members))
-        return min(order, key=lambda batch: (full[batch], batch // self._stages, len(self._members[batch])))
+    def saved(self, message: Saved) -> list[Message]:
+        """Every stage holds a snapshot."""
+        return self._drop(self.prefixes.saved(message.request, message.snapshot, message.nbytes))
 
-    def _end(self, number: int) -> list[Message]:
-        running = self._running.pop(number)
-        self._closing.add(number)
-        if running.batch is not None:
-            self._members[running.batch].remove(number)
-        return [Close(epoch=self.epoch, request=number)]
+    def expire(self, now: float) -> tuple[Failures, list[Message]]:
+        """Ends what has waited or run for longer than it may."""
+        bounds, failures, orders = self._bounds, Failures(), list[Message]()
+        for number, entry in [*self._running.items(), *self._waiting.items()]:
+            age = now - entry.arrived
+            if age >= bounds.request_timeout:
+                reason = (
+                    f"not done after {age:.1f} s, the limit is {bounds.request_timeout:g} s (request_timeout): "
+                    f"{entry.generated} of at most {entry.request.max_tokens} tokens were generated; ask for fewer"
+                )
+            elif age >= bounds.queue_timeout and number in self._waiting:
+                reason = (
+                    f"no place became free in {age:.1f} s, the limit is {bounds.queue_timeout:g} s (queue_timeout): "
+                    f"{self.running} requests are running, {self.waiting} wait; try again later"
+                )
+            else:
+                continue
+            failures.append((number, DeadlineError(reason)))
+            orders += self.cancel(number)
+        return failures, orders
 
-    def _grant(self, batch: int) -> Message:
-        self._granted[batch] = self._lease
-        return Lease(epoch=self.epoch, batch=batch, requests=tuple(self._members[batch]), steps=self._lease)
-
-    def _admit(self) -> list[Message]:
-        orders: list[Message] = []
-        while self.epoch and self._waiting and self.running < self._max_running:
-            number, request = self._waiting.popleft()
-            self._running[number] = _Running(len(request.prompt))
-            orders += self._prompt(number, request)
+    def _save_answer(self, number: int, entry: _Entry) -> list[Message]:
+        names, dropped = self.prefixes.finish(number, entry.answer)
+        orders = self._drop(dropped)
+        if names:
+            orders.append(Save(epoch=self.epoch, request=number, first=entry.position - 1, names=names))
         return orders
 
-    def _prompt(self, number: int, request: Request) -> list[Message]:
-        prompt = request.prompt
+    def _drop(self, names: list[str]) -> list[Message]:
+        return [Drop(epoch=self.epoch, snapshot=name) for name in names]
+
+    def _end(self, number: int) -> Message:
+        del self._running[number]
+        self._closing.add(number)
+        self._batches.leave(number)
+        return Close(epoch=self.epoch, request=number)
+
+    def _leases(self) -> list[Message]:
+        return [
+            Lease(epoch=self.epoch, batch=batch, requests=members, steps=self._lease)
+            for batch, members in self._batches.grants()
+        ]
+
+    def _admit(self) -> list[Message]:
+        """Strictly by arrival: what does not fit now is not overtaken, or a stream of small ones could starve it."""
+        orders: list[Message] = []
+        while self.epoch and self._waiting and self.running < self._bounds.max_running:
+            number, entry = next(iter(self._waiting.items()))
+            if not self._budget.fits(_positions(entry.request)):
+                break
+            del self._waiting[number]
+            self._budget.take(number, _positions(entry.request))
+            self._running[number] = entry
+            orders += self._prompt(number, entry)
+        return orders
+
+    def _prompt(self, number: int, entry: _Entry) -> list[Message]:
+        request, prompt = entry.request, entry.request.prompt
+        start = self.prefixes.start(number, prompt, request.marks, exact=request.repeatable)
+        entry.cached = start.position
         orders: list[Message] = [
             Open(
                 epoch=self.epoch,
@@ -150,10 +246,20 @@ class Scheduler:
                 stop_tokens=request.stop_tokens,
                 limit=len(prompt) + request.max_tokens,
                 prompt=prompt if request.sampling.repetition_penalty != 1.0 else (),
+                first=start.position,
+                restore=start.snapshot,
             )
         ]
-        for first in range(0, len(prompt), self._chunk):
-            tokens = prompt[first : first + self._chunk]
-            final = first + len(tokens) == len(prompt)
-            orders.append(Chunk(epoch=self.epoch, request=number, first=first, tokens=tokens, final=final))
+        for first, end in pieces(start.position, len(prompt), self.pace.size, start.edges):
+            name, dropped = self.prefixes.save(number, end) if end in start.edges else (None, [])
+            final = end == len(prompt)
+            orders += self._drop(dropped)
+            orders.append(
+                Chunk(epoch=self.epoch, request=number, first=first, tokens=prompt[first:end], final=final, save=name)
+            )
         return orders
+
+
+def _positions(request: Request) -> int:
+    """Positions that its sequence may take: all but the last token, which is sampled and never fed."""
+    return len(request.prompt) + request.max_tokens - 1

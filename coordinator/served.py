@@ -18,7 +18,8 @@ log = logging.getLogger("stageline.model")
 
 
 class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """One model under one name. `context` is in tokens, `created` in Unix seconds; `sampling` are the defaults."""
+    """One model under one name. `context` is in tokens, `created` in Unix seconds; `sampling` are the defaults, and
+    `answer_tokens` is the longest answer to a request that names no limit."""
 
     name: str
     created: int
@@ -27,6 +28,7 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     vocab_size: int
     end_tokens: tuple[int, ...]
     sampling: Sampling
+    answer_tokens: int = 32768
 
 
 class _GenerationConfig(msgspec.Struct, frozen=True):
@@ -39,7 +41,7 @@ class _GenerationConfig(msgspec.Struct, frozen=True):
     repetition_penalty: Annotated[float, Meta(gt=0)] | None = None
 
 
-def load_served_model(directory: Path, *, name: str, spec: ModelSpec, context: int) -> ServedModel:
+def load_served_model(directory: Path, *, name: str, spec: ModelSpec, context: int, answer_tokens: int) -> ServedModel:
     """Reads tokenizer, chat template and `generation_config.json` of a checkpoint.
 
     The tokenizer's own end-of-sequence id counts beside those of `spec`. Raises CheckpointError naming the file.
@@ -59,6 +61,7 @@ def load_served_model(directory: Path, *, name: str, spec: ModelSpec, context: i
         vocab_size=spec.vocab_size,
         end_tokens=tuple(dict.fromkeys(ends)),
         sampling=_sampling(config),
+        answer_tokens=answer_tokens,
     )
 
 

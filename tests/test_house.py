@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,21 @@ for module in pkgutil.walk_packages(coordinator.__path__, "coordinator."):
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_wheel_holds_every_file_of_the_packages(tmp_path: Path) -> None:
+    """The dashboard's page and the kernels' texts are no Python, and belong to the packages all the same."""
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    held = set(zipfile.ZipFile(wheel).namelist())
+    packages = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    kinds = {".py", ".h", ".html", ".css", ".js", ".svg"}
+    files = {
+        str(path.relative_to(ROOT)) for name in packages for path in (ROOT / name).rglob("*") if path.suffix in kinds
+    }
+    assert "coordinator/dashboard/index.html" in files
+    assert files <= held
 
 
 def test_source_is_ascii() -> None:

@@ -37,6 +37,7 @@ def main(control: str, session: str, stage: int, stages: int, runtime: Path, lea
 
     set_defaults()
     from worker.loading import hello, load_stage_of  # imports mlx, which reads the environment
+    from worker.metrics_server import MetricsServer
     from worker.pulse import Pulse
     from worker.service import Service
     from worker.transport import Transport
@@ -47,11 +48,13 @@ def main(control: str, session: str, stage: int, stages: int, runtime: Path, lea
         raise click.BadParameter(f"cannot connect to {control!r}: {error.strerror}", param_hint="--control") from error
     service = Service(transport, stage=stage, stages=stages, load=load_stage_of)
     signal.signal(signal.SIGTERM, lambda *_: service.terminate())
+    metrics = MetricsServer(service.registry, service.vitals.trace)
     pulse = Pulse(control=control, session=session, stage=stage)
     pulse.start(service.vitals.heartbeat)
     try:
-        sys.exit(service.run(hello()))
+        sys.exit(service.run(hello(metrics.endpoint)))
     finally:
+        metrics.close()
         pulse.close()
         if orphaned.is_set():
             _tidy(runtime)

@@ -3,13 +3,16 @@
 Shapes: T rows of a step, D hidden size, S sampled rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import mlx.core as mx
 import msgspec
 
-from worker.protocol import Activations, DType, Open, Sampled, Segment, Tokens, requests_of
+from worker.memory import Memory
+from worker.probe import Probe
+from worker.protocol import Activations, DType, Held, Open, Sampled, Segment, Tokens, requests_of
 from worker.sampling import Sampler
+from worker.snapshots import Snapshots
 from worker.stage import Stage
 
 _DTYPES: dict[DType, mx.Dtype] = {"bfloat16": mx.bfloat16, "float16": mx.float16, "float32": mx.float32}
@@ -19,21 +22,27 @@ Output = tuple[Activations, memoryview] | Tokens | None
 
 
 class Pending(msgspec.Struct, frozen=True):
-    """A step being computed: the bits of hidden states [T, D], or tokens [S] on the last stage."""
+    """A step being computed: the bits of hidden states [T, D], or tokens [S] on the last stage.
+
+    `layer_seconds` are its seconds by kind of layer, if it was measured.
+    """
 
     batch: int | None
     segments: tuple[Segment, ...]
     output: mx.array
+    layer_seconds: Mapping[str, float] | None = None
 
 
 class Engine:
-    """One stage with the state and the samplers of an epoch's requests.
+    """One stage with the state and the samplers of an epoch's requests, and the `snapshots`, which outlive it.
 
-    `start` builds and launches a step, `finish` waits for its result; between the two the caller may start another.
+    `start` builds and launches a step, `finish` waits for its result; between the two the caller may start another. A
+    `measured` step is timed by kind of layer and computed in `start`.
     """
 
-    def __init__(self, stage: Stage, *, hidden_size: int, is_last: bool) -> None:
+    def __init__(self, stage: Stage, *, hidden_size: int, is_last: bool, snapshots: Snapshots | None = None) -> None:
         self.hidden_size = hidden_size
+        self._snapshots = snapshots or Snapshots()
         self._stage = stage
         self._state = stage.new_state()
         self._sampler = Sampler()
@@ -47,18 +56,15 @@ class Engine:
         """Whether `start` returns before the step is computed. On a CPU MLX computes nearly all of it there."""
         return mx.default_device() != mx.cpu
 
-    @property
-    def fused_layers(self) -> int:
-        """How many of the stage's layers decode through fused kernels."""
-        return self._stage.fused_layers
-
-    def memory(self) -> tuple[int, int, int]:
-        """Bytes that MLX holds, bytes of them that are state, and number of sequences."""
-        return mx.get_active_memory(), self._state.nbytes, self._state.sequences
+    def memory(self) -> Memory:
+        """What is in memory now."""
+        state, snapshots = self._state, self._snapshots
+        return Memory(mx.get_active_memory(), mx.get_peak_memory(), state.nbytes, state.sequences, snapshots.nbytes)
 
     def open(self, message: Open) -> None:
-        """A request begins."""
-        self._state.open(message.request)
+        """A request begins. Raises ProtocolError if it is to begin from a snapshot that is not here."""
+        start = None if message.restore is None else self._snapshots.take(message.restore, message.first)
+        self._state.open(message.request, start)
         if self._is_last:
             self._endings[message.request] = message
             self._sampler.open(message.request, message.sampling, message.prompt)
@@ -70,24 +76,50 @@ class Engine:
             self._endings.pop(request, None)
             self._sampler.close(request)
 
-    def start_tokens(self, batch: int | None, segments: tuple[Segment, ...], tokens: Sequence[int] | None) -> Pending:
+    def save(self, request: int, position: int, name: str) -> int:
+        """Take a snapshot of a request, which is at `position`; returns its bytes."""
+        snapshot = self._state.snapshot(request, position)
+        self._snapshots.keep(name, snapshot)
+        return snapshot.nbytes
+
+    def write(self, name: str) -> None:
+        """Have a snapshot written, where snapshots have files. Waits until it is computed."""
+        self._snapshots.write(name)
+
+    def drop(self, name: str) -> None:
+        """Free a snapshot."""
+        self._snapshots.drop(name)
+
+    @property
+    def held(self) -> tuple[Held, ...]:
+        """The snapshots that are here, the oldest first."""
+        return self._snapshots.held
+
+    def start_tokens(
+        self,
+        batch: int | None,
+        segments: tuple[Segment, ...],
+        tokens: Sequence[int] | None,
+        measured: bool = False,
+    ) -> Pending:
         """Launch a step on stage 0 from token ids, or (None) from those that this batch sampled last."""
         if tokens is not None:
             ids_T = mx.array(list(tokens), dtype=mx.uint32)
         else:
             assert batch is not None
             ids_T = self._sampled[batch]
-        return self._start(batch, segments, ids_T)
+        return self._start(batch, segments, ids_T, measured)
 
-    def start_hidden(self, message: Activations, payload: memoryview) -> Pending:
+    def start_hidden(self, message: Activations, payload: memoryview, measured: bool = False) -> Pending:
         """Launch a step on a later stage from the bits of hidden states [T, D] (already checked)."""
         bits = payload.cast("B").cast("I" if message.dtype == "float32" else "H")
         x_TD = mx.array(bits).view(_DTYPES[message.dtype]).reshape(message.shape)  # pyright: ignore (a buffer is an array)
-        return self._start(message.batch, message.segments, x_TD)
+        return self._start(message.batch, message.segments, x_TD, measured)
 
-    def _start(self, batch: int | None, segments: tuple[Segment, ...], inputs: mx.array) -> Pending:
+    def _start(self, batch: int | None, segments: tuple[Segment, ...], inputs: mx.array, measured: bool) -> Pending:
+        probe = Probe(self._stage.pattern) if measured else None
         sample = [index for index, segment in enumerate(segments) if segment.sample]
-        output = self._stage(inputs, [(s.request, s.count) for s in segments], self._state, sample)
+        output = self._stage(inputs, [(s.request, s.count) for s in segments], self._state, sample, probe)
         if not self._is_last:
             # the view now: made later it would wait behind the step that is launched meanwhile
             output = output.view(mx.uint32 if self._dtype == "float32" else mx.uint16)
@@ -96,6 +128,9 @@ class Engine:
             output = self._sampler(output, requests_of(rows), [row.first + row.count for row in rows])
             if batch is not None:
                 self._sampled[batch] = output
+        if probe is not None:
+            probe(None, output, *self._state.pending())
+            return Pending(batch, segments, output, probe.seconds)
         mx.async_eval(output, *self._state.pending())
         return Pending(batch, segments, output)
 

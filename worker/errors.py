@@ -6,9 +6,13 @@
         ConfigError                a setting or an option that cannot work
         ContextLengthError         prompt and answer do not fit into the context
         UnknownModelError          a model name that is not served here (HTTP 404)
+        NoRoomError                a sequence whose state fits into no stage, however long it waits
       ClusterError                 a failure of ours while running (exit 1, HTTP 500)
         StageFailedError           a stage died or cannot go on: names stage and layers (HTTP 502)
         NotReadyError              a stage is not ready yet (HTTP 503)
+        QueueFullError             too many requests wait already (HTTP 429)
+        DeadlineError              a request waited or ran for too long (HTTP 504)
+        CancelledRequestError      somebody else cancelled the request (HTTP 499)
         ProtocolError              a message that does not follow the protocol
 
 A message says what failed, where, the numbers, and what to do next.
@@ -63,6 +67,12 @@ class UnknownModelError(UserError):
     code = "model_not_found"
 
 
+class NoRoomError(UserError):
+    """A sequence whose state fits into no stage, however long it waits; with the arithmetic."""
+
+    code = "state_too_large"
+
+
 class ClusterError(StagelineError):
     """A failure of ours while running."""
 
@@ -81,6 +91,31 @@ class NotReadyError(ClusterError):
 
     status = 503
     code = "not_ready"
+
+
+class QueueFullError(ClusterError):
+    """Too many requests wait already; `retry_after` is when it is worth while to try again, in seconds."""
+
+    status = 429
+    code = "queue_full"
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DeadlineError(ClusterError):
+    """A request waited or ran for longer than it may; names the limit and how far it came."""
+
+    status = 504
+    code = "deadline_exceeded"
+
+
+class CancelledRequestError(ClusterError):
+    """Somebody else cancelled the request; the status is the one that proxies use for a request that is called off."""
+
+    status = 499
+    code = "request_cancelled"
 
 
 class ProtocolError(ClusterError):

@@ -19,9 +19,13 @@ class Ledger:
     def __init__(self) -> None:
         self._next: dict[int, int] = {}
 
-    def open(self, request: int) -> None:
-        """A request begins at position 0."""
-        self._next[request] = 0
+    def open(self, request: int, first: int = 0) -> None:
+        """A request begins at position `first`."""
+        self._next[request] = first
+
+    def position(self, request: int) -> int | None:
+        """The next position of a request, None if it is not open."""
+        return self._next.get(request)
 
     def close(self, request: int) -> None:
         """A request is over."""

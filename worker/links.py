@@ -1,13 +1,14 @@
 """A stage's data links in one epoch: input from the upstream neighbour, output to the downstream one.
 
 One DEALER (upstream, connects) faces one ROUTER (downstream, binds); the frames are sequence number, message[, tensor].
-Acknowledgements flow back on the same pair. Every epoch has its own sockets and endpoints, so nothing of an old epoch
-can arrive in a new one.
+Acknowledgements and receipts flow back on the same pair. Every epoch has its own sockets and endpoints, so nothing of
+an old epoch can arrive in a new one.
 """
 
 import contextlib
 import os
 import struct
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,31 +16,35 @@ from typing import Any
 import zmq
 
 from worker.errors import ProtocolError
-from worker.protocol import Ack, Message, OnLink, decode, encode
-from worker.window import ACK_BYTES, ACK_MESSAGES, Window
+from worker.hops import Hops
+from worker.protocol import Ack, BackOnLink, Message, OnLink, Receipt, decode, encode
+from worker.window import ACK_BYTES, ACK_MESSAGES, WINDOW_MESSAGES, Window
 
 _SEQUENCE = struct.Struct("<Q")
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A message of the upstream neighbour; `payload` is the tensor's bytes, empty if there is none."""
+    """A message of the upstream neighbour, read at `at`; `payload` is the tensor's bytes, empty if there is none."""
 
     sequence: int
     message: Any
     payload: memoryview
+    at: float
 
 
 class Links:
-    """Bound on creation, at `endpoint`; `epoch` is theirs for life."""
+    """Bound on creation, at `endpoint`; `epoch` is theirs for life. `hops` measures what they carry."""
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], *, stage: int, stages: int, epoch: int, runtime: Path
+        self, context: zmq.Context[zmq.Socket[bytes]], *, stage: int, stages: int, epoch: int, runtime: Path, hops: Hops
     ) -> None:
         self.epoch = epoch
+        self._hops = hops
         self._name = f"stage-{stage}/{epoch}".encode()
         self._neighbour = f"stage-{(stage - 1) % stages}/{epoch}".encode()
         self._received = 0
+        self._owed: Received | None = None  # to be answered by a receipt
         self._acknowledged = 0
         self._unacknowledged_bytes = 0
         self._window = Window()
@@ -66,15 +71,29 @@ class Links:
         """Messages sent whose application is not known here yet."""
         return self._window.unapplied
 
+    def credits(self) -> int:
+        """Messages that may still be sent."""
+        return WINDOW_MESSAGES - self._window.unapplied
+
     def connect(self, endpoint: str) -> None:
         """Connect the output to the next stage."""
         self._outlet.connect(endpoint)
 
-    def send(self, message: Message, payload: memoryview | None = None) -> None:
-        """Send to the next stage."""
-        sequence = self._window.sent(payload.nbytes if payload is not None else 0)
-        frames: list[Any] = [_SEQUENCE.pack(sequence), encode(message)]
-        self._outlet.send_multipart(frames if payload is None else [*frames, payload])
+    def send(self, message: Message, payload: memoryview | None = None) -> float:
+        """Send to the next stage; returns the time of the hand-over to ZeroMQ.
+
+        That is before ZeroMQ's call: the receiver often runs before it returns, on the very core of the sender.
+        """
+        nbytes = payload.nbytes if payload is not None else 0
+        sequence = self._window.sent(nbytes)
+        header = encode(message)
+        frames: list[Any] = [_SEQUENCE.pack(sequence), header]
+        if payload is not None:
+            frames.append(zmq.Frame(payload, copy=True))
+        now = time.monotonic()
+        self._outlet.send_multipart(frames)
+        self._hops.handed(sequence, _SEQUENCE.size + len(header) + nbytes, now)
+        return now
 
     def acknowledge(self, received: Received) -> None:
         """Everything up to this message is applied: tell the upstream neighbour when that is worth a message."""
@@ -82,20 +101,35 @@ class Links:
         if received.sequence - self._acknowledged < ACK_MESSAGES and self._unacknowledged_bytes < ACK_BYTES:
             return
         self._acknowledged, self._unacknowledged_bytes = received.sequence, 0
-        with contextlib.suppress(zmq.ZMQError):  # the neighbour is gone: the coordinator will say so
-            self._inlet.send_multipart([self._neighbour, encode(Ack(sequence=received.sequence))])
+        self._answer(Ack(sequence=received.sequence))
 
-    def receive(self) -> list[Received]:
-        """All messages that have arrived; acknowledgements are taken in on the way.
+    def receive(self, at: float, woken: bool) -> list[Received]:
+        """All messages that have arrived; acknowledgements and receipts are taken in on the way.
 
-        Raises ProtocolError if a message is missing or is none of the protocol's.
+        `at` is the time now; `woken`: this process was waiting until now. Raises ProtocolError if a message is missing
+        or is none of the protocol's.
         """
         while (frames := _next(self._outlet)) is not None:
-            self._window.applied(decode(frames[0].buffer, Ack).sequence)
+            match decode(frames[0].buffer, BackOnLink):
+                case Ack(sequence=sequence):
+                    self._window.applied(sequence)
+                case Receipt(sequence=sequence, held_seconds=held):
+                    if woken:
+                        self._hops.answered(sequence, held, at)
         arrived: list[Received] = []
         while (frames := _next(self._inlet)) is not None:
-            arrived.append(self._parse(frames))
+            received = self._parse(frames, at)
+            if woken and not arrived and self._hops.answers(received.message):
+                self._owed = received
+            arrived.append(received)
         return arrived
+
+    def send_receipt(self) -> None:
+        """Answer the message that woke this process, if that is due. Call it when the step is under way: right after
+        the message the sender's answer would wait for a processor, behind everybody whom that message woke too."""
+        if self._owed is not None:
+            owed, self._owed = self._owed, None
+            self._answer(Receipt(sequence=owed.sequence, held_seconds=time.monotonic() - owed.at))
 
     def close(self) -> None:
         """Close both sockets and remove the input's file."""
@@ -103,7 +137,11 @@ class Links:
         self._outlet.close(linger=0)
         self._path.unlink(missing_ok=True)
 
-    def _parse(self, frames: list[zmq.Frame]) -> Received:
+    def _answer(self, message: Ack | Receipt) -> None:
+        with contextlib.suppress(zmq.ZMQError):  # the neighbour is gone: the coordinator will say so
+            self._inlet.send_multipart([self._neighbour, encode(message)])
+
+    def _parse(self, frames: list[zmq.Frame], at: float) -> Received:
         sender, *rest = frames
         if sender.bytes != self._neighbour:
             raise ProtocolError(f"a message from {sender.bytes!r}, this link belongs to {self._neighbour.decode()}")
@@ -114,7 +152,7 @@ class Links:
             raise ProtocolError(f"message {sequence} from {self._neighbour.decode()} came after {self._received}")
         self._received = sequence
         payload = rest[2].buffer if len(rest) == 3 else memoryview(b"")
-        return Received(sequence, decode(rest[1].buffer, OnLink), payload)
+        return Received(sequence, decode(rest[1].buffer, OnLink), payload, at)
 
 
 def _next(socket: zmq.Socket[bytes]) -> list[zmq.Frame] | None:

@@ -3,28 +3,35 @@
 import os
 import platform
 from collections.abc import Callable
+from pathlib import Path
 
 import mlx.core as mx
 
+from worker.bandwidth import memory_bandwidth
+from worker.capacity import memory_name, usable_bytes
 from worker.engine import Engine
+from worker.errors import ConfigError
+from worker.facts import Facts
+from worker.footprint import footprint
 from worker.hub import fetch_stage
 from worker.protocol import PROTOCOL_VERSION, Assign, Hello
 from worker.quantization import parse_quantization
+from worker.snapshot_files import SnapshotFiles
+from worker.snapshots import Snapshots
 from worker.stage import Stage
 from worker.weights import load_stage
 
 
-def hello() -> Hello:
-    """What this process is and runs on."""
-    return Hello(
-        protocol=PROTOCOL_VERSION,
-        pid=os.getpid(),
-        host=platform.node(),
-        backend="cpu" if mx.default_device() == mx.cpu else "metal" if mx.metal.is_available() else "cuda",
-    )
+def hello(metrics: str) -> Hello:
+    """What this process is and runs on; its metrics server listens at `metrics`."""
+    return Hello(protocol=PROTOCOL_VERSION, pid=os.getpid(), host=platform.node(), backend=_backend(), metrics=metrics)
 
 
-def load_stage_of(assign: Assign, progress: Callable[[int, int], None]) -> Callable[[], Engine]:
+def _backend() -> str:
+    return "cpu" if mx.default_device() == mx.cpu else "metal" if mx.metal.is_available() else "cuda"
+
+
+def load_stage_of(assign: Assign, progress: Callable[[int, int], None]) -> tuple[Callable[[], Engine], Facts]:
     """Layers [first, end) of the assigned checkpoint in memory; returns what makes an engine without requests.
 
     `progress(loaded bytes, total bytes)` is called while it loads.
@@ -51,4 +58,34 @@ def load_stage_of(assign: Assign, progress: Callable[[int, int], None]) -> Calla
         final_norm=weights.final_norm,
         head=weights.head,
     )
-    return lambda: Engine(stage, hidden_size=spec.hidden_size, is_last=is_last)
+    facts = Facts(
+        first=first,
+        end=end,
+        pattern=stage.pattern,
+        backend=_backend(),
+        host=platform.node(),
+        fused_layers=stage.fused_layers,
+        fused_rows=stage.fused_rows,
+        parameter_bytes=stage.nbytes,
+        bandwidth=memory_bandwidth(),
+        state=footprint(spec.layers[first:end], stage.dtype.size),
+        memory=memory_name(),
+        usable_bytes=usable_bytes(),
+        read_bytes=stage.read_bytes,
+    )
+    snapshots = Snapshots(_snapshot_files(assign, str(stage.dtype).removeprefix("mlx.core.")))
+    return lambda: Engine(stage, hidden_size=spec.hidden_size, is_last=is_last, snapshots=snapshots), facts
+
+
+def _snapshot_files(assign: Assign, dtype: str) -> SnapshotFiles | None:
+    """Where these layers' snapshots are kept: no other cut of the model can use them."""
+    if not assign.snapshots:
+        return None
+    directory = Path(assign.snapshots) / f"layers-{assign.first}-{assign.end - 1}-{dtype}"
+    try:
+        return SnapshotFiles(directory)
+    except OSError as error:
+        raise ConfigError(
+            f"snapshot_dir: cannot use {directory}: {error.strerror}; make it writable or name another",
+            param="snapshot_dir",
+        ) from error

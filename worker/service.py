@@ -2,17 +2,22 @@
 
 import gc
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
+from worker.collector import WorkerCollector
 from worker.engine import Engine
 from worker.errors import ProtocolError, StagelineError, UserError
+from worker.facts import Facts
+from worker.histograms import Histograms
 from worker.links import Links
 from worker.protocol import (
     Assign,
     Chunk,
     Close,
     Connect,
+    Drop,
     Failed,
     Fault,
     Hello,
@@ -23,9 +28,11 @@ from worker.protocol import (
     Loaded,
     Loading,
     Open,
+    Save,
     Stop,
 )
 from worker.run import Run
+from worker.series import new_registry
 from worker.transport import Transport
 from worker.vitals import Vitals
 
@@ -33,19 +40,20 @@ log = logging.getLogger("stageline.worker")
 
 Progress = Callable[[int, int], None]
 NewEngine = Callable[[], Engine]
+Load = Callable[[Assign, Progress], tuple[NewEngine, Facts]]
 
 
 class Service:
     """One worker process, seen from its compute thread: the main thread, the only one that touches MLX.
 
     `load` reads the assigned layers and returns what makes an engine with no requests; `vitals` are the numbers for
-    the pulse.
+    the pulse, `registry` those for Prometheus.
     """
 
-    def __init__(
-        self, transport: Transport, *, stage: int, stages: int, load: Callable[[Assign, Progress], NewEngine]
-    ) -> None:
-        self.vitals = Vitals()
+    def __init__(self, transport: Transport, *, stage: int, stages: int, load: Load) -> None:
+        self.registry = new_registry()
+        self.vitals = Vitals(stage, Histograms(self.registry, stage))
+        self.registry.register(WorkerCollector(stage, self.vitals))
         self._transport = transport
         self._load = load
         self._stage = stage
@@ -54,6 +62,7 @@ class Service:
         self._links: Links | None = None
         self._run: Run | None = None
         self._stopping = False
+        self._waited = False  # since the last turn
 
     def run(self, hello: Hello) -> int:
         """Serve until stopped; returns the exit status."""
@@ -79,21 +88,27 @@ class Service:
 
     def turn(self) -> bool:
         """Take what has arrived and do one piece of work; False if there was nothing to do."""
+        now = time.monotonic()
         # links first: what they hold belongs to the epoch that an order may end
-        arrived = self._receive()
+        arrived = self._receive(now)
         orders = self._transport.orders()
         for message in orders:
-            self._obey(message)
-        if self._run is not None and not self._run.is_idle:
+            self._obey(message, now)
+        busy = self._run is not None and not self._run.is_idle
+        if self._run is not None and busy:
             self._run.work()
-            return True
-        return bool(arrived or orders)
+        if self._links is not None:
+            self._links.send_receipt()
+        self._waited = not (busy or arrived or orders)
+        if self._waited:
+            self.vitals.settle()
+        return not self._waited
 
-    def _receive(self) -> int:
+    def _receive(self, now: float) -> int:
         if self._links is None or self._run is None:
             return 0
         try:
-            arrived = self._links.receive()
+            arrived = self._links.receive(now, self._waited)
         except ProtocolError as error:
             self._transport.report(Fault(epoch=self._links.epoch, code="broken_link", message=error.message))
             return 1
@@ -101,7 +116,7 @@ class Service:
             self._run.receive(received)
         return len(arrived)
 
-    def _obey(self, message: Any) -> None:
+    def _obey(self, message: Any, now: float) -> None:
         match message:
             case Assign():
                 self._assigned(message)
@@ -114,9 +129,9 @@ class Service:
                     self._transport.report(Linked(epoch=epoch))
             case Stop():
                 self._stopping = True
-            case Open() | Chunk() | Lease() | Close():
+            case Open() | Chunk() | Lease() | Save() | Drop() | Close():
                 if self._run is not None:
-                    self._run.order(message)
+                    self._run.order(message, now)
             case _:
                 raise ProtocolError(f"stage {self._stage} cannot obey {type(message).__name__}")
 
@@ -126,21 +141,31 @@ class Service:
                 raise SystemExit(0)
             self._transport.report(Loading(loaded_bytes=loaded, total_bytes=total))
 
-        self._new_engine = self._load(assign, progress)
+        self._new_engine, facts = self._load(assign, progress)
         engine = self._new_engine()
         gc.collect()
         gc.freeze()  # what is loaded stays: looking through it again and again would stall steps
-        self.vitals.memory(*engine.memory())
-        self._transport.report(Loaded(fused_layers=engine.fused_layers))
+        self.vitals.facts = facts
+        self.vitals.measure(engine.memory())
+        self._transport.report(
+            Loaded(
+                fused_layers=facts.fused_layers,
+                parameter_bytes=facts.parameter_bytes,
+                bandwidth=facts.bandwidth,
+                state=facts.state,
+                memory=facts.memory,
+                usable_bytes=facts.usable_bytes,
+            )
+        )
 
     def _begin(self, epoch: int) -> None:
-        """A new epoch: nothing of the old one is left."""
+        """A new epoch: nothing of the old one is left but snapshots."""
         assert self._new_engine is not None
         self._run = None
         engine = self._new_engine()
-        self.vitals.begin(epoch)
-        self.vitals.memory(*engine.memory())
-        self._links = self._transport.new_links(epoch)
+        self._links = self._transport.new_links(epoch, self.vitals.hops)
+        self.vitals.begin(epoch, self._links.credits)
+        self.vitals.measure(engine.memory())
         self._run = Run(
             engine=engine,
             links=self._links,
@@ -149,4 +174,4 @@ class Service:
             is_first=self._stage == 0,
             is_last=self._stage == self._stages - 1,
         )
-        self._transport.report(Listening(epoch=epoch, endpoint=self._links.endpoint))
+        self._transport.report(Listening(epoch=epoch, endpoint=self._links.endpoint, held=engine.held))

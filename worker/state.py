@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from worker.errors import ProtocolError
+from worker.footprint import GROWTH
+from worker.snapshots import Snapshot
 from worker.spec import AttentionSpec, MambaSpec, Mixer
-
-GROWTH = 256  # positions by which keys and values grow
 
 
 @dataclass(slots=True, eq=False)
@@ -54,6 +54,10 @@ class KeyValues:
     def __init__(self, spec: AttentionSpec, dtype: mx.Dtype) -> None:
         empty = mx.zeros((1, spec.num_kv_heads, 0, spec.head_dim), dtype)
         self.keys_1VSA, self.values_1VSA, self.length = empty, empty, 0
+
+    def begin(self, keys_1VSA: mx.array, values_1VSA: mx.array) -> None:
+        """Goes on from those of a snapshot: `append` grows them first, to the size that they would have had anyway."""
+        self.keys_1VSA, self.values_1VSA, self.length = keys_1VSA, values_1VSA, keys_1VSA.shape[2]
 
     def append(self, keys_1VTA: mx.array, values_1VTA: mx.array) -> tuple[mx.array, mx.array]:
         """Adds T positions; returns all keys and values so far."""
@@ -120,11 +124,31 @@ class StageState:
             c.keys_1VSA.nbytes + c.values_1VSA.nbytes for c in caches
         )
 
-    def open(self, request: int) -> None:
-        """Begins a sequence. Memory is taken at its first step."""
+    def open(self, request: int, start: Snapshot | None = None) -> None:
+        """Begins a sequence, at its first position or where `start` was taken. Memory is taken at its first step."""
         if request in self._caches:
             raise ProtocolError(f"request {request} is already open on this stage")
-        self._caches[request] = [KeyValues(spec, self._dtype) for spec in self._attention]
+        caches = self._caches[request] = [KeyValues(spec, self._dtype) for spec in self._attention]
+        if start is None:
+            return
+        for cache, keys_1VSA, values_1VSA in zip(caches, start.keys, start.values, strict=True):
+            cache.begin(keys_1VSA, values_1VSA)
+        if self._mamba:
+            self._packs[request] = Pack((request,), list(start.tails), list(start.states))
+
+    def snapshot(self, request: int, position: int) -> Snapshot:
+        """A copy of a sequence's state, which is at `position`, for evaluation; no step disturbs it or is disturbed."""
+        if request not in self._caches:
+            raise ProtocolError(f"request {request} is not open on this stage")
+        pack, caches = self._packs.get(request) or self._fresh(request), self._caches[request]
+        row = pack.take([pack.requests.index(request)])
+        return Snapshot(
+            position,
+            row.tails,
+            row.states,
+            [mx.contiguous(cache.keys_1VSA[:, :, :position]) for cache in caches],
+            [mx.contiguous(cache.values_1VSA[:, :, :position]) for cache in caches],
+        )
 
     def close(self, request: int) -> None:
         """Forgets a sequence and frees its memory; a request that is not open is ignored."""

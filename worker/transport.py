@@ -9,6 +9,7 @@ from typing import Any
 
 import zmq
 
+from worker.hops import Hops
 from worker.links import Links
 from worker.protocol import Message, ToWorker, decode, encode
 
@@ -51,11 +52,13 @@ class Transport:
         """Send to the coordinator."""
         self._control.send(encode(message))
 
-    def new_links(self, epoch: int) -> Links:
+    def new_links(self, epoch: int, hops: Hops) -> Links:
         """The data links of a new epoch; those of the old one are closed."""
         if self._links is not None:
             self._links.close()
-        self._links = Links(self._context, stage=self._stage, stages=self._stages, epoch=epoch, runtime=self._runtime)
+        self._links = Links(
+            self._context, stage=self._stage, stages=self._stages, epoch=epoch, runtime=self._runtime, hops=hops
+        )
         self._poller = self._watch()
         return self._links
 

@@ -8,12 +8,13 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from coordinator.api.errors import error_body, json_response
+from coordinator.api.dashboard import ASSETS
+from coordinator.api.errors import Refused, error_body, json_response
 from coordinator.config import is_loopback
 from worker.errors import UserError
 
-# everything else needs the key
-PUBLIC_PATHS = frozenset({"/health", "/ready"})
+# everything else needs the key; the page itself holds no data
+PUBLIC_PATHS = frozenset({"/health", "/ready", "/dashboard", "/dashboard/", *ASSETS})
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -58,9 +59,10 @@ class RequestIds:
 class KeyRequired:
     """Refuses requests that carry the key neither as `Authorization: Bearer` nor as `x-api-key`."""
 
-    def __init__(self, app: ASGIApp, key: str) -> None:
+    def __init__(self, app: ASGIApp, key: str, refused: Refused) -> None:
         self._app = app
         self._key = key.encode()
+        self._refused = refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection of any kind."""
@@ -68,6 +70,7 @@ class KeyRequired:
             await self._app(scope, receive, send)
             return
         error = UnauthorizedError("a valid API key is needed, as `Authorization: Bearer KEY` or as `x-api-key: KEY`")
+        self._refused(error.code)
         response = json_response(error_body(error), error.status, {"www-authenticate": "Bearer"})
         await response(scope, receive, send)
 
@@ -85,8 +88,9 @@ class LocalOnly:
     (DNS rebinding), for which the browser sends no Origin or the page's own, has that name in Host.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, refused: Refused) -> None:
         self._app = app
+        self._refused = refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection of any kind."""
@@ -97,6 +101,7 @@ class LocalOnly:
             f"{foreign} is not this machine's own name (localhost, 127.0.0.1 or [::1]); to serve under other names, "
             "start the server with an API key or with --insecure"
         )
+        self._refused(error.code)
         await json_response(error_body(error), error.status)(scope, receive, send)
 
 

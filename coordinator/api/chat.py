@@ -25,6 +25,7 @@ from coordinator.api.schema import (
     Reply,
 )
 from coordinator.api.sse import DONE, EventStream, event, while_connected
+from coordinator.marks import shared_places
 from coordinator.served import ServedModel
 from worker.errors import ConfigError, UserError
 
@@ -34,7 +35,7 @@ async def chat_completions(backend: Backend, request: Request) -> ASGIApp:
     body = await read_body(request, ChatBody)
     check_model(backend.model, body.model)
     _check(body)
-    prompt = await backend.threads.run(partial(_encode, backend.model, body))
+    prompt, marks = await backend.threads.run(partial(_encode, backend.model, body))
     limit = body.max_completion_tokens or body.max_tokens
     job = make_job(
         backend.model,
@@ -44,7 +45,9 @@ async def chat_completions(backend: Backend, request: Request) -> ASGIApp:
         field="messages",
         prefix="chatcmpl",
         request_id=request.state.request_id,
+        marks=marks,
     )
+    request.state.job = job.request.id
     if body.stream:
         return EventStream(_events(backend, job))
     reply = await while_connected(request.receive, _reply(backend, job))
@@ -66,7 +69,7 @@ async def _reply(backend: Backend, job: Job) -> Reply:
         created=job.created,
         model=backend.model.name,
         choices=(choice,),
-        usage=usage(job, len(answer.tokens)),
+        usage=usage(job, len(answer.tokens), answer.cached),
         prompt_token_ids=ids,
     )
 
@@ -85,7 +88,7 @@ async def _events(backend: Backend, job: Job) -> AsyncGenerator[bytes, None]:
     def chunk(*choices: ChatChunkChoice, **changes: Any) -> bytes:
         return event(msgspec.json.encode(msgspec.structs.replace(plain, choices=choices, **changes)))
 
-    generated = 0
+    generated = cached = 0
     async with aclosing(deltas(backend, job)) as steps:
         async for delta in steps:
             if generated == 0:
@@ -93,6 +96,7 @@ async def _events(backend: Backend, job: Job) -> AsyncGenerator[bytes, None]:
                 role = MessageDelta(role="assistant", content="")
                 yield chunk(ChatChunkChoice(delta=role, prompt_token_ids=ids), prompt_token_ids=ids)
             generated += len(delta.tokens)
+            cached += delta.cached
             tokens = delta.tokens if job.wants_token_ids else UNSET
             if delta.text or (tokens and not delta.finish):
                 yield chunk(ChatChunkChoice(delta=MessageDelta(content=delta.text), token_ids=tokens))
@@ -100,7 +104,7 @@ async def _events(backend: Backend, job: Job) -> AsyncGenerator[bytes, None]:
             if delta.finish:
                 yield chunk(ChatChunkChoice(delta=MessageDelta(), finish_reason=delta.finish, token_ids=tokens))
     if job.wants_usage:
-        yield chunk(usage=usage(job, generated))
+        yield chunk(usage=usage(job, generated, cached))
     yield DONE
 
 
@@ -116,8 +120,8 @@ def _check(body: ChatBody) -> None:
         )
 
 
-def _encode(model: ServedModel, body: ChatBody) -> tuple[int, ...]:
-    """The conversation as the checkpoint's template writes it, in token ids."""
+def _encode(model: ServedModel, body: ChatBody) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The conversation as the checkpoint's template writes it, in token ids, and where it may be shared."""
     checked: list[ChatMessage] = convert(body.messages, list[ChatMessage], "messages")
     messages = [_message(i, *both) for i, both in enumerate(zip(body.messages, checked, strict=True))]
     going_on = bool(body.continue_final_message)
@@ -131,8 +135,12 @@ def _encode(model: ServedModel, body: ChatBody) -> tuple[int, ...]:
         continue_final_message=going_on,
         variables=variables,
     )
+    render = partial(model.codec.render, tools=body.tools, add_generation_prompt=False, variables=variables)
     # the template has written the special tokens itself
-    return encode(model, text, field="messages", add_special_tokens=bool(body.add_special_tokens))
+    special = bool(body.add_special_tokens)
+    return encode(
+        model, text, field="messages", add_special_tokens=special, places=lambda: shared_places(text, messages, render)
+    )
 
 
 def _message(index: int, raw: dict[str, Any], checked: ChatMessage) -> dict[str, Any]:

@@ -32,6 +32,7 @@ async def completions(backend: Backend, request: Request) -> ASGIApp:
     job = make_job(
         backend.model, body, prompt, limit, field="prompt", prefix="cmpl", request_id=request.state.request_id
     )
+    request.state.job = job.request.id
     if body.stream:
         return EventStream(_events(backend, job))
     reply = await while_connected(request.receive, _reply(backend, job))
@@ -41,7 +42,9 @@ async def completions(backend: Backend, request: Request) -> ASGIApp:
 async def _reply(backend: Backend, job: Job) -> Reply:
     answer = await whole(backend, job)
     return msgspec.structs.replace(
-        _plain(backend, job), choices=(_choice(job, answer, first=True),), usage=usage(job, len(answer.tokens))
+        _plain(backend, job),
+        choices=(_choice(job, answer, first=True),),
+        usage=usage(job, len(answer.tokens), answer.cached),
     )
 
 
@@ -52,16 +55,17 @@ async def _events(backend: Backend, job: Job) -> AsyncGenerator[bytes, None]:
     def chunk(**changes: Any) -> bytes:
         return event(msgspec.json.encode(msgspec.structs.replace(plain, **changes)))
 
-    generated = 0
+    generated = cached = 0
     first = True
     async with aclosing(deltas(backend, job)) as steps:
         async for delta in steps:
             generated += len(delta.tokens)
+            cached += delta.cached
             if delta.text or delta.finish or job.wants_token_ids:
                 yield chunk(choices=(_choice(job, delta, first=first),))
                 first = False
     if job.wants_usage:
-        yield chunk(usage=usage(job, generated))
+        yield chunk(usage=usage(job, generated, cached))
     yield DONE
 
 
@@ -95,6 +99,6 @@ def _encode(model: ServedModel, body: CompletionBody) -> tuple[int, ...]:
             )
         prompt = prompt[0]
     if isinstance(prompt, str):
-        return encode(model, prompt, field="prompt", add_special_tokens=body.add_special_tokens is not False)
+        return encode(model, prompt, field="prompt", add_special_tokens=body.add_special_tokens is not False)[0]
     ids: list[int] = convert(prompt, list[TokenId], "prompt")
     return tuple(ids)

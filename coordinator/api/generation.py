@@ -1,6 +1,5 @@
-"""What all dialects share on the way out: the answer to a job as text deltas or in one piece, and its log line."""
+"""What all dialects share on the way out: the answer to a job as text deltas or in one piece."""
 
-import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -9,14 +8,14 @@ import msgspec
 
 from coordinator.answer import Delta, TokenSource, answer
 from coordinator.api.job import Job
-from coordinator.api.schema import Usage
+from coordinator.api.schema import PromptDetails, Usage
 from coordinator.api.threads import Threads
+from coordinator.observer import Observer
 from coordinator.served import ServedModel
 from coordinator.stop import StopMatcher
-from worker.errors import StagelineError
+from coordinator.view import Reason
+from worker.errors import CancelledRequestError, StagelineError
 from worker.protocol import FinishReason
-
-log = logging.getLogger("stageline.request")
 
 
 class Backend(msgspec.Struct, frozen=True):
@@ -24,38 +23,39 @@ class Backend(msgspec.Struct, frozen=True):
 
     model: ServedModel
     pipeline: TokenSource
+    observer: Observer
     threads: Threads
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """A whole answer."""
+    """A whole answer; `cached` of the prompt's tokens were known already."""
 
     text: str
     tokens: tuple[int, ...]
     finish: FinishReason
+    cached: int
 
 
 async def deltas(backend: Backend, job: Job) -> AsyncGenerator[Delta, None]:
-    """The answer step by step; writes one log line when it is over, however it ends."""
-    started = time.perf_counter()
-    first: float | None = None
-    generated, outcome = 0, "cancelled"
+    """The answer step by step; the observer hears how it ends, however it ends."""
+    reason: Reason = "cancelled"
+    failure: str | None = None
     steps = answer(backend.pipeline, job.request, backend.model.codec.detokenizer(), StopMatcher(job.stops))
     try:
         async with aclosing(steps):
             async for delta in steps:
-                first = first or time.perf_counter()
-                generated += len(delta.tokens)
-                outcome = delta.finish or outcome
+                reason = delta.finish or reason
                 yield delta
+    except CancelledRequestError:
+        raise
     except StagelineError as error:
-        outcome = error.code
+        reason, failure = "error", error.code
         raise
     except Exception:
-        outcome = "internal_error"
+        reason, failure = "error", "internal_error"
         raise
     finally:
-        _log(job, generated, started, first, outcome)
+        backend.observer.ended(job.request.id, reason, failure, time.monotonic())
 
 
 async def whole(backend: Backend, job: Job) -> Answer:
@@ -63,32 +63,18 @@ async def whole(backend: Backend, job: Job) -> Answer:
     text: list[str] = []
     tokens: list[int] = []
     finish: FinishReason | None = None
+    cached = 0
     async with aclosing(deltas(backend, job)) as steps:
         async for delta in steps:
             text.append(delta.text)
             tokens.extend(delta.tokens)
             finish = delta.finish
+            cached += delta.cached
     assert finish is not None
-    return Answer("".join(text), tuple(tokens), finish)
+    return Answer("".join(text), tuple(tokens), finish, cached)
 
 
-def usage(job: Job, generated: int) -> Usage:
+def usage(job: Job, generated: int, cached: int) -> Usage:
     """The token counts of a finished request."""
     prompt = len(job.request.prompt)
-    return Usage(prompt, generated, prompt + generated)
-
-
-def _log(job: Job, generated: int, started: float, first: float | None, outcome: str) -> None:
-    now = time.perf_counter()
-    # the first token comes out of the prefill, the rate is of the others
-    rate = (generated - 1) / (now - first) if first is not None and generated > 1 and now > first else 0.0
-    log.info(
-        "id=%s request_id=%s prompt_tokens=%d generated_tokens=%d ttft_seconds=%s tokens_per_second=%.1f finish=%s",
-        job.request.id,
-        job.request_id,
-        len(job.request.prompt),
-        generated,
-        "-" if first is None else f"{first - started:.3f}",
-        rate,
-        outcome,
-    )
+    return Usage(prompt, generated, prompt + generated, PromptDetails(cached))

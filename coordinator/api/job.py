@@ -3,6 +3,7 @@
 import secrets
 import time
 import uuid
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -17,7 +18,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """A request that has passed all checks, and how its answer is wanted. `created` in Unix seconds."""
 
     request: Request
-    request_id: str
     created: int
     stops: tuple[str, ...]
     wants_token_ids: bool
@@ -30,14 +30,23 @@ def check_model(model: ServedModel, name: str | None) -> None:
         raise UnknownModelError(f"model {name!r} is not served here; this server has {model.name!r}", param="model")
 
 
-def encode(model: ServedModel, text: str, *, field: str, add_special_tokens: bool) -> tuple[int, ...]:
-    """The token ids of a prompt. Raises ContextLengthError without tokenising what cannot fit: that would take memory
-    and time without a limit."""
+def encode(
+    model: ServedModel,
+    text: str,
+    *,
+    field: str,
+    add_special_tokens: bool,
+    places: Callable[[], Sequence[int]] = tuple[int, ...],
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The token ids of a prompt, and how many of them lie before each of the `places` in the text.
+
+    Raises ContextLengthError without tokenising what cannot fit: that would take memory and time without a limit.
+    """
     if (least := model.codec.least_tokens(text)) >= model.context:
         raise ContextLengthError(
             f"the context is {model.context} tokens, the prompt has at least {least}; shorten it", param=field
         )
-    return model.codec.encode(text, add_special_tokens=add_special_tokens)
+    return model.codec.encode_marked(text, places(), add_special_tokens=add_special_tokens)
 
 
 def make_job(
@@ -49,11 +58,13 @@ def make_job(
     field: str,
     prefix: str,
     request_id: str,
+    marks: tuple[int, ...] = (),
 ) -> Job:
-    """Checks prompt and settings against the model. `max_tokens` None: the rest of the context.
+    """Checks prompt and settings against the model. `max_tokens` None: the model's `answer_tokens`, or
+    the rest of the context.
 
-    `field` is where the prompt came from, `prefix` begins the id of the response. Raises ContextLengthError or another
-    UserError naming the field.
+    `field` is where the prompt came from, `prefix` begins the id of the response, `marks` are the request's. Raises
+    ContextLengthError or another UserError naming the field.
     """
     if settings.stream_options is not None and not settings.stream:
         raise ConfigError("`stream_options` needs `stream`: true", param="stream_options")
@@ -78,14 +89,17 @@ def make_job(
     ends = () if settings.ignore_eos else model.end_tokens
     request = Request(
         id=f"{prefix}-{uuid.uuid4().hex}",
+        request_id=request_id,
         prompt=prompt,
-        max_tokens=max_tokens or room,
+        max_tokens=max_tokens or min(room, model.answer_tokens),
+        open_ended=max_tokens is None,
         sampling=_sampling(settings, model.sampling),
         stop_tokens=tuple(dict.fromkeys((*ends, *stop_ids))),
+        marks=marks,
+        repeatable=settings.seed is not None,
     )
     return Job(
         request=request,
-        request_id=request_id,
         created=int(time.time()),
         stops=_stops(settings.stop),
         wants_token_ids=bool(settings.return_token_ids),

@@ -125,12 +125,19 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 # --- responses -----------------------------------------------------------------------------------------------------
 
 
+class PromptDetails(msgspec.Struct, frozen=True):
+    """Of a prompt's tokens, those that were known from an earlier request."""
+
+    cached_tokens: int
+
+
 class Usage(msgspec.Struct, frozen=True):
     """Tokens of a request; a stop token counts as generated."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptDetails
 
 
 class AssistantMessage(msgspec.Struct, frozen=True):

@@ -49,18 +49,14 @@ def status(watch: bool, as_json: bool, url: str, api_key: str | None) -> None:
 def table(view: ClusterView) -> RenderableType:
     """The cluster as a table, one row a stage, and below it why a stage is not ready; fits 80 columns on one host."""
     several_hosts = len({stage.host for stage in view.stages}) > 1
-    backends = "/".join(sorted({stage.backend for stage in view.stages if stage.backend}))
-    where = f" on {backends}" if backends else ""
-    title = f"{view.model}{where}: {view.state}, {view.running} running, {view.waiting} waiting"
-    rows = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False)
+    rows = Table(title=_title(view), title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False)
     rows.add_column("stage", justify="right", no_wrap=True)
     rows.add_column("layers", justify="right", no_wrap=True)
     rows.add_column("pattern", overflow="fold", min_width=7)
     if several_hosts:
         rows.add_column("host", overflow="fold", min_width=7)
-    rows.add_column("pid", justify="right", no_wrap=True)
     rows.add_column("state", no_wrap=True)
-    for heading in ("memory", "caches", "steps", "ms/step", "restarts"):
+    for heading in ("busy", "wait", "transfer", "p50 ms", "p95 ms", "memory", "restarts"):
         rows.add_column(heading, justify="right", no_wrap=True)
     for stage in view.stages:
         first, end = stage.layers
@@ -69,16 +65,29 @@ def table(view: ClusterView) -> RenderableType:
             f"{first}-{end - 1}",
             stage.pattern,
             *([stage.host] if several_hosts else []),
-            "-" if stage.pid is None else str(stage.pid),
             stage.state,
+            *map(_percent, (stage.busy, stage.wait, stage.transfer)),
+            *map(_milliseconds, (stage.decode_p50, stage.decode_p95)),
             size(stage.memory_bytes),
-            size(stage.state_bytes),
-            str(stage.steps),
-            f"{stage.step_seconds * 1e3:.2f}" if stage.step_seconds else "-",
             str(stage.restarts),
         )
     reasons = [Text(f"stage {stage.stage}: {stage.detail}") for stage in view.stages if stage.detail]
     return Group(rows, *reasons)
+
+
+def _title(view: ClusterView) -> str:
+    backends = "/".join(sorted({stage.backend for stage in view.stages if stage.backend}))
+    where = f" on {backends}" if backends else ""
+    queue = f"{view.running} running, {view.waiting} waiting, {view.tokens_per_second:.1f} tokens/s"
+    return f"{view.model}{where}: {view.state}, {queue}, epoch {view.epoch}"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.2f}" if seconds else "-"
 
 
 def _print_json(view: ClusterView) -> None:

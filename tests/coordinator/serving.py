@@ -44,7 +44,7 @@ def model(*, template: str | None = CHAT_TEMPLATE, sampling: Sampling | None = N
 
 
 def app(pipeline: FakePipeline, *, api_key: str | None = None, **changes: Any) -> ASGIApp:
-    return create_app(model=model(**changes), pipeline=pipeline, api_key=api_key)
+    return create_app(model=model(**changes), pipeline=pipeline, observer=pipeline.observer, api_key=api_key)
 
 
 def call(app: ASGIApp, method: str, path: str, *, fails: bool = False, **options: Any) -> httpx.Response:

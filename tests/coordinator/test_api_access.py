@@ -7,7 +7,10 @@ from tests.fakes.pipeline import FakePipeline, spell
 KEY = "s3cret"
 BODY = {"prompt": "Hi"}
 ROUTES = [("POST", "/v1/completions"), ("POST", "/v1/chat/completions"), ("GET", "/v1/models"),
-          ("GET", "/v1/models/org/tiny"), ("GET", "/cluster"), ("GET", "/nowhere")]  # fmt: skip
+          ("GET", "/v1/models/org/tiny"), ("GET", "/cluster"), ("GET", "/nowhere"), ("GET", "/metrics"),
+          ("GET", "/metrics/targets"), ("GET", "/requests/x"), ("GET", "/trace"), ("GET", "/dashboard/state"),
+          ("GET", "/dashboard/state/"),
+          ("GET", "/dashboard/none.js")]  # fmt: skip
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES, ids=lambda value: value)
@@ -47,7 +50,7 @@ def test_key_of_any_characters_is_compared() -> None:
     assert response.status_code == 401
 
 
-@pytest.mark.parametrize("path", ["/health", "/ready"])
+@pytest.mark.parametrize("path", ["/health", "/ready", "/dashboard", "/dashboard/style.css"])
 def test_public(path: str) -> None:
     assert call(app(FakePipeline([]), api_key=KEY), "GET", path).status_code == 200
 
@@ -94,7 +97,7 @@ def test_request_id_of_failures() -> None:
 )
 def test_web_pages_and_foreign_names_stay_out(headers: dict, status: int) -> None:
     pipeline = FakePipeline(spell("a"))
-    serving = create_app(model=model(), pipeline=pipeline, api_key=None, local_only=True)
+    serving = create_app(model=model(), pipeline=pipeline, observer=pipeline.observer, api_key=None, local_only=True)
     response = call(serving, "POST", "/v1/completions", json=BODY, headers=headers)
     assert response.status_code == status
     if status == 403:

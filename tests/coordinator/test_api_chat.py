@@ -37,7 +37,12 @@ def test_whole_answer() -> None:
                 "finish_reason": "length",
             }
         ],
-        "usage": {"prompt_tokens": 21, "completion_tokens": 4, "total_tokens": 25},
+        "usage": {
+            "prompt_tokens": 21,
+            "completion_tokens": 4,
+            "total_tokens": 25,
+            "prompt_tokens_details": {"cached_tokens": 0},
+        },
     }
 
 
@@ -207,3 +212,16 @@ def test_a_turn_of_tool_calls_alone_has_an_empty_text() -> None:
     response = call(app(pipeline, template=template), "POST", PATH, json={"messages": [*MESSAGES, turn]})
     assert response.status_code == 200
     assert pipeline.requests[0].prompt == tuple(b"<Hi><>")
+
+
+def test_the_pipeline_hears_where_a_conversation_may_be_shared_and_whether_it_has_to_repeat_itself() -> None:
+    pipeline = FakePipeline(spell("a"))
+    system, user = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}
+    for fields in ({"messages": [system, user]}, {"messages": [system, user], "seed": 0}):
+        assert post(pipeline, PATH, fields).status_code == 200
+    plain, seeded = pipeline.requests
+    before, after = (bytes(plain.prompt[:mark][i] % 256 for i in range(mark)) for mark in plain.marks)
+    assert before.endswith(b"user\n")
+    assert after[len(before) :].startswith(b"Hi")
+    assert len(before) < len(after) < len(plain.prompt)
+    assert (plain.repeatable, seeded.repeatable, seeded.marks) == (False, True, plain.marks)

@@ -18,7 +18,12 @@ def test_whole_answer() -> None:
         "object": "text_completion",
         "model": "org/tiny",
         "choices": [{"index": 0, "text": "H\u00e9!", "logprobs": None, "finish_reason": "length"}],
-        "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7},
+        "usage": {
+            "prompt_tokens": 3,
+            "completion_tokens": 4,
+            "total_tokens": 7,
+            "prompt_tokens_details": {"cached_tokens": 0},
+        },
     }
 
 
@@ -72,4 +77,23 @@ def test_usage_is_the_last_chunk() -> None:
     assert done == "[DONE]"
     assert all(json.loads(chunk)["usage"] is None for chunk in chunks)
     assert json.loads(last)["choices"] == []
-    assert json.loads(last)["usage"] == {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+    assert json.loads(last)["usage"] == {
+        "prompt_tokens": 3,
+        "completion_tokens": 2,
+        "total_tokens": 5,
+        "prompt_tokens_details": {"cached_tokens": 0},
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [(PATH, {"prompt": "Hi"}), ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]})],
+    ids=["completion", "chat"],
+)
+def test_what_was_known_of_the_prompt_is_counted(path: str, body: dict) -> None:
+    script = [Token(0x61, cached=2), Token(0x62), Token(EOS, "stop")]
+    usage = post(FakePipeline(script), path, body).json()["usage"]
+    assert usage["prompt_tokens_details"] == {"cached_tokens": 2}
+    streamed = post(FakePipeline(script), path, body | {"stream": True, "stream_options": {"include_usage": True}})
+    last = json.loads(streamed.text.split("\n\n")[-3].removeprefix("data: "))
+    assert last["usage"] == usage

@@ -38,7 +38,8 @@ def test_chat_bytes() -> None:
         + head + '{"index":0,"delta":{"content":"a"},"logprobs":null,"finish_reason":null}],"usage":null}\n\n'
         + head + '{"index":0,"delta":{"content":"\u00e9"},"logprobs":null,"finish_reason":null}],"usage":null}\n\n'
         + head + '{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}],"usage":null}\n\n'
-        + head + '],"usage":{"prompt_tokens":21,"completion_tokens":4,"total_tokens":25}}\n\n'
+        + head + '],"usage":{"prompt_tokens":21,"completion_tokens":4,"total_tokens":25,'
+        '"prompt_tokens_details":{"cached_tokens":0}}}\n\n'
         "data: [DONE]\n\n"
     )  # fmt: skip
 
@@ -163,7 +164,7 @@ def test_client_that_goes_away_ends_its_request(script: list, stream: bool, capl
 
     asyncio.run(scenario())
     assert pipeline.cancelled == [pipeline.requests[0].id]
-    assert "finish=cancelled" in caplog.text
+    assert "status=499 finish=cancelled" in caplog.text or "status=200 finish=cancelled" in caplog.text
 
 
 def test_event_has_no_line_break_of_any_kind() -> None:
@@ -194,9 +195,12 @@ def test_one_log_line_per_request(caplog: pytest.LogCaptureFixture) -> None:
     pipeline = FakePipeline(spell("abc"))
     post(pipeline, "/v1/completions", {"prompt": [1, 2], "max_tokens": 3}, headers={"x-request-id": "r-1"})
     (line,) = [record.getMessage() for record in caplog.records if record.name == "stageline.request"]
-    fields = dict(pair.split("=") for pair in line.split())
+    assert line.startswith("request id=")
+    fields = dict(pair.split("=") for pair in line.split()[1:])
     assert fields["id"] == pipeline.requests[0].id
     assert fields["request_id"] == "r-1"
     assert (fields["prompt_tokens"], fields["generated_tokens"], fields["finish"]) == ("2", "3", "length")
-    assert float(fields["ttft_seconds"]) < 5
+    assert fields["status"] == "200"
+    assert 0 <= float(fields["queue_seconds"]) <= float(fields["first_token_seconds"]) <= float(fields["total_seconds"])
+    assert float(fields["total_seconds"]) < 5
     assert float(fields["tokens_per_second"]) > 0

@@ -214,22 +214,37 @@ def test_ctrl_c_interrupts_an_answer_and_not_the_chat() -> None:
 
 @pytest.mark.parametrize("host", ["mini-4", "mini-5"], ids=["one host", "two hosts"])
 def test_status_shows_every_stage(host: str, capsys: pytest.CaptureFixture[str]) -> None:
-    lost = view("degraded", state="down", pid=None, restarts=3, step_seconds=0.0123, detail="signal 9", host=host)
+    beats = {"decode_p50": 0.0123, "decode_p95": 0.02, "busy": 0.25, "wait": 0.5, "transfer": 0.001}
+    lost = view("degraded", state="down", pid=None, restarts=3, detail="signal 9", host=host, **beats)
     with serving({CLUSTER: as_view(lost)}) as server:
         assert run(["status", "--url", server.url]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     first, second = ([], []) if host == "mini-4" else (["mini-4"], ["mini-5"])
-    assert lines[0] == ["tiny", "on", "metal:", "degraded,", "1", "running,", "0", "waiting"]
-    assert ["0", "0-6", "MEMEM*E", *first, "4000", "ready", "21.3", "GB", "0", "B", "12", "-", "0"] in lines
-    assert ["1", "7-12", "MEMEM*", *second, "-", "down", "21.3", "GB", "0", "B", "12", "12.30", "3"] in lines
+    assert lines[0] == [
+        "tiny",
+        "on",
+        "metal:",
+        "degraded,",
+        "1",
+        "running,",
+        "0",
+        "waiting,",
+        "0.0",
+        "tokens/s,",
+        "epoch",
+        "1",
+    ]
+    assert ["0", "0-6", "MEMEM*E", *first, "ready", "-", "-", "-", "-", "-", "21.3", "GB", "0"] in lines
+    assert ["1", "7-12", "MEMEM*", *second, "down", "25%", "50%", "0%", "12.30", "20.00", "21.3", "GB", "3"] in lines
     assert lines[-1] == ["stage", "1:", "signal", "9"]
 
 
 def test_status_fits_a_narrow_terminal() -> None:
-    wide = view("degraded", pid=4_194_304, state="starting", steps=999_999, step_seconds=0.09999, layers=(44, 88))
+    times = {"decode_p50": 0.09999, "decode_p95": 0.9999, "busy": 1.0, "wait": 1.0, "transfer": 1.0}
+    wide = view("degraded", state="starting", layers=(44, 88), **times)
     output = io.StringIO()
     Console(file=output, width=80).print(table(wide))
-    for cell in ("44-87", "MEMEM*", "4194304", "starting", "21.3 GB", "999999", "99.99", "restarts"):
+    for cell in ("44-87", "MEMEM*", "starting", "21.3 GB", "100%", "99.99", "999.90", "transfer", "restarts"):
         assert cell in output.getvalue()
 
 

@@ -4,7 +4,18 @@ import pytest
 
 from coordinator.cluster import Cluster
 from worker.errors import ClusterError
-from worker.protocol import Assign, Connect, Heartbeat, Hello, Linked, Listen, Listening, Loaded, Loading
+from worker.protocol import (
+    PROTOCOL_VERSION,
+    Assign,
+    Connect,
+    Heartbeat,
+    Hello,
+    Linked,
+    Listen,
+    Listening,
+    Loaded,
+    Loading,
+)
 
 
 @pytest.fixture
@@ -15,7 +26,7 @@ def cluster():
     return cluster
 
 
-def hello(stage, protocol=1):
+def hello(stage, protocol=PROTOCOL_VERSION):
     return Hello(protocol=protocol, pid=100 + stage, host="mac", backend="cpu")
 
 
@@ -59,12 +70,12 @@ def test_from_start_to_ready(cluster):
         (0, Assign(stage=0, stages=2, model="/models/tiny", first=0, end=2, quantize=None))
     ]
     tell(cluster, 0, Loading(loaded_bytes=5, total_bytes=10))
-    assert (cluster.view(running=0, waiting=0).stages[0].loaded_bytes, cluster.is_ready) == (5, False)
+    assert (cluster.view(0.0, running=0, waiting=0).stages[0].loaded_bytes, cluster.is_ready) == (5, False)
     assert "stage 1 (layers 2-4) is starting" in (cluster.problem() or "")
     assert load(cluster, 0, 1) == [(0, Listen(epoch=1)), (1, Listen(epoch=1))]
     assert link(cluster) == [(0, Connect(epoch=1, endpoint="ipc://1")), (1, Connect(epoch=1, endpoint="ipc://0"))]
     assert cluster.problem() is None
-    view = cluster.view(running=0, waiting=0)
+    view = cluster.view(0.0, running=0, waiting=0)
     assert (view.state, [(s.layers, s.pattern, s.state) for s in view.stages]) == (
         "ready",
         [((0, 2), "ME", "ready"), ((2, 5), "M*E", "ready")],
@@ -83,14 +94,14 @@ def test_a_lost_stage_makes_the_others_forget_and_all_link_anew(cluster):
     link(cluster)
     assert cluster.lost(1, "killed", 0.5) == [(0, Listen(epoch=2))]
     assert cluster.problem() == "stage 0 (layers 0-1, mac) is linking; stage 1 (layers 2-4, mac) is down: killed"
-    assert cluster.view(running=0, waiting=0).state == "degraded"
+    assert cluster.view(0.0, running=0, waiting=0).state == "degraded"
     tell(cluster, 0, Listening(epoch=2, endpoint="ipc://0"))
     cluster.spawned(1, "second life", 7, now=1.0)
     assert load(cluster, 1) == [(1, Listen(epoch=2))]
     tell(cluster, 1, Listening(epoch=2, endpoint="ipc://1b"))
     for stage in range(2):
         tell(cluster, stage, Linked(epoch=2))
-    view = cluster.view(running=0, waiting=0)
+    view = cluster.view(0.0, running=0, waiting=0)
     assert (view.state, view.epoch, view.stages[1].restarts, view.stages[1].detail) == ("ready", 2, 1, "")
 
 
@@ -100,12 +111,12 @@ def test_words_of_an_old_epoch_do_not_count(cluster):
     cluster.spawned(1, "second life", 7, now=1.0)
     assert cluster.session(1) == "second life"
     assert tell(cluster, 0, Listening(epoch=1, endpoint="ipc://old")) == []
-    assert cluster.view(running=0, waiting=0).stages[1].state == "starting"
+    assert cluster.view(0.0, running=0, waiting=0).stages[1].state == "starting"
 
 
 def test_another_protocol_version_is_refused_by_name(cluster):
-    with pytest.raises(ClusterError, match="stage 1 on mac speaks protocol 2, this coordinator 1"):
-        tell(cluster, 1, hello(1, protocol=2))
+    with pytest.raises(ClusterError, match="stage 1 on mac speaks protocol 1, this coordinator 2"):
+        tell(cluster, 1, hello(1, protocol=1))
 
 
 def test_who_is_overdue(cluster):

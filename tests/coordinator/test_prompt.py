@@ -60,6 +60,10 @@ def test_chat_is_encoded_as_transformers_does(checkpoint: Path) -> None:
 def test_text_is_encoded_with_the_special_tokens_of_the_tokenizer(text: str) -> None:
     assert codec().encode(text, add_special_tokens=True) == (BOS, *text.encode())
     assert codec().encode(text, add_special_tokens=False) == tuple(text.encode())
+    places = range(len(text) + 1)
+    ids, marks = codec().encode_marked(text, places, add_special_tokens=True)
+    assert marks == tuple(1 + len(text[:place].encode()) for place in places)
+    assert ids == (BOS, *text.encode())
 
 
 def test_settings_of_training_do_not_cut_a_prompt(tmp_path: Path) -> None:
@@ -202,13 +206,14 @@ def test_event_loop_runs_while_a_prompt_is_made(path: str, body: dict[str, Any],
     go_on = threading.Event()
 
     class WaitingCodec(PromptCodec):
-        def encode(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
+        def encode_marked(self, *arguments: Any, **options: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
             assert go_on.wait(5)  # set by the event loop, which must not be the one that waits
-            return super().encode(text, add_special_tokens=add_special_tokens)
+            return super().encode_marked(*arguments, **options)
 
     waiting = WaitingCodec.load(save(byte_level(), tmp_path))
     served = msgspec.structs.replace(model(), codec=waiting)
-    serving = create_app(model=served, pipeline=FakePipeline(spell("a")), api_key=None)
+    pipeline = FakePipeline(spell("a"))
+    serving = create_app(model=served, pipeline=pipeline, observer=pipeline.observer, api_key=None)
 
     async def scenario() -> tuple[httpx.Response, httpx.Response]:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(serving), base_url="http://test") as client:

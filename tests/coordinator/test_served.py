@@ -18,7 +18,7 @@ def load(directory: Path, config: Any = None) -> ServedModel:
     if config is not None:
         text = config if isinstance(config, str) else json.dumps(config)
         (directory / "generation_config.json").write_text(text, encoding="utf-8")
-    return load_served_model(directory, name="tiny", spec=SPEC, context=32)
+    return load_served_model(directory, name="tiny", spec=SPEC, context=32, answer_tokens=16)
 
 
 def test_without_a_generation_config(tmp_path: Path) -> None:
@@ -51,6 +51,6 @@ def test_broken_generation_config(tmp_path: Path, config: Any) -> None:
 
 def test_a_broken_template_is_found_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save(byte_level(), tmp_path, template="{% if %}")
-    load_served_model(tmp_path, name="tiny", spec=SPEC, context=32)
+    load_served_model(tmp_path, name="tiny", spec=SPEC, context=32, answer_tokens=16)
     (record,) = caplog.records
     assert "chat requests will be refused: the chat template is broken (line 1: " in record.getMessage()

@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from tests.sim.world import LEASE, World, expected_tokens, request
+from tests.sim.stages import expected_tokens
+from tests.sim.world import LEASE, World, request
 
 STAGES = [1, 2, 3, 5]
 
@@ -13,7 +14,7 @@ def settle(world, limit=200_000):
     for _ in range(limit):
         if not world.step():
             return
-        assert all(len(engine.states) <= world.scheduler._max_running for engine in world.engines.values())
+        assert all(len(engine.states) <= world.scheduler._bounds.max_running for engine in world.engines.values())
     pytest.fail("the cluster did not come to rest")
 
 
@@ -108,6 +109,20 @@ def test_repeated_activations_and_tokens_change_nothing(stages, seed):
     settle(world)
     check(world, requests, stages)
     assert sum(service.vitals.duplicates for service in world.services) > 0
+
+
+@pytest.mark.parametrize("stages", [2, 3])
+def test_every_stage_says_how_many_steps_a_request_took(stages):
+    """One stage alone runs a step ahead, so there it may be one more."""
+    world = World(stages=stages, seed=3, chunk=5)
+    requests = some_requests(random.Random(3), 7)
+    for number, asked in requests.items():
+        world.submit(number, asked)
+    settle(world)
+    for number, asked in requests.items():
+        steps = (-(-len(asked.prompt) // 5), len(world.tokens[number]) - 1)
+        counted = [(times.stage, times.prefill_steps, times.decode_steps) for times in world.times[number]]
+        assert counted == [(stage, *steps) for stage in range(stages)]
 
 
 def test_a_step_never_outlives_its_lease():

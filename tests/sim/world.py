@@ -1,26 +1,29 @@
 """A cluster in one thread: the real scheduler, cluster state and worker loops over queues instead of sockets and a hash
-chain instead of a model, so that a lost, doubled or crossed row changes every later token.
+chain instead of a model. Its clock stands still unless somebody moves it.
 
 A seeded generator decides which queue delivers and which stage runs next; frames travel as bytes.
 """
 
-import hashlib
 import random
 from collections import defaultdict, deque
 
+from coordinator.budget import Budget
 from coordinator.cluster import Cluster
 from coordinator.coordination import Coordination
+from coordinator.pace import Pace
 from coordinator.request import Request
-from coordinator.scheduler import Scheduler
-from worker.engine import Pending
+from coordinator.scheduler import Bounds, Scheduler
+from tests.sim.stages import FOOTPRINT, STOP_TOKEN, HashEngine, MemoryTransport
+from worker.facts import Facts
 from worker.links import Received
 from worker.protocol import (
+    PROTOCOL_VERSION,
     Activations,
     Assign,
+    Closed,
     FromWorker,
     Hello,
     OnLink,
-    Sampled,
     Sampling,
     Tokens,
     ToWorker,
@@ -28,156 +31,33 @@ from worker.protocol import (
     encode,
 )
 from worker.service import Service
-from worker.window import Window
 
-VOCABULARY = 251
-STOP_TOKEN = 7
 LEASE = 4
-
-
-def mix(layer, state, row):
-    return hashlib.sha256(bytes([layer]) + state + row).digest()
-
-
-def embed(token):
-    return hashlib.sha256(b"token" + token.to_bytes(4, "little")).digest()
-
-
-def expected_tokens(request, stages):
-    """What one process without pipeline, batches or chunks generates."""
-    states = [b""] * stages
-    sequence, generated = list(request.prompt), []
-    fed = 0
-    while True:
-        for token in sequence[fed:]:
-            row = embed(token)
-            for stage in range(stages):
-                row = states[stage] = mix(stage, states[stage], row)
-        fed = len(sequence)
-        token = row[0] % VOCABULARY
-        sequence.append(token)
-        generated.append(token)
-        if token in request.stop_tokens or len(generated) == request.max_tokens:
-            return generated
-
-
-class HashEngine:
-    """Stands for `worker.engine.Engine`."""
-
-    hidden_size = 8  # one digest
-    fused_layers = 0
-
-    def __init__(self, stage, stages, computes_in_background):
-        self.layer = stage
-        self.is_first, self.is_last = stage == 0, stage == stages - 1
-        self.computes_in_background = computes_in_background
-        self.steps = 0
-        self.states, self.openings, self.last = {}, {}, {}
-
-    def open(self, message):
-        assert message.request not in self.states
-        self.states[message.request] = b""
-        self.openings[message.request] = message
-
-    def close(self, request):
-        del self.states[request], self.openings[request]
-
-    def memory(self):
-        return 0, len(self.states), len(self.states)
-
-    def start_tokens(self, batch, segments, tokens):
-        return self._start(
-            batch, segments, [embed(token) for token in (self.last[batch] if tokens is None else tokens)]
-        )
-
-    def start_hidden(self, message, payload):
-        data = bytes(payload)
-        return self._start(message.batch, message.segments, [data[i : i + 32] for i in range(0, len(data), 32)])
-
-    def _start(self, batch, segments, rows):
-        rows, output, ends = iter(rows), [], []
-        for segment in segments:
-            for _ in range(segment.count):
-                state = mix(self.layer, self.states[segment.request], next(rows))
-                self.states[segment.request] = state
-                output.append(state)
-            ends.append(state)
-        if self.is_last and batch is not None:
-            self.last[batch] = [state[0] % VOCABULARY for state in ends]
-        return Pending(batch, segments, (output, ends))
-
-    def finish(self, pending, epoch):
-        self.steps += 1
-        output, ends = pending.output
-        if not self.is_last:
-            header = Activations(
-                epoch=epoch, batch=pending.batch, segments=pending.segments, dtype="float32", shape=(len(output), 8)
-            )
-            return header, memoryview(b"".join(output))
-        sampled = []
-        for segment, state in zip(pending.segments, ends, strict=True):
-            if segment.sample:
-                opening, position = self.openings[segment.request], segment.first + segment.count
-                token = state[0] % VOCABULARY
-                finish = "stop" if token in opening.stop_tokens else "length" if position + 1 >= opening.limit else None
-                sampled.append(Sampled(segment.request, position, token, finish))
-        if not any(segment.sample for segment in pending.segments):
-            return None
-        return Tokens(epoch=epoch, batch=pending.batch, tokens=tuple(sampled))
-
-
-class MemoryLinks:
-    """Stands for `worker.links.Links`; the world carries what is sent."""
-
-    def __init__(self, world, stage, epoch):
-        self.world, self.stage, self.epoch = world, stage, epoch
-        self.endpoint = f"memory-{stage}"
-        self.window = Window()
-        self.arrived = []
-
-    @property
-    def has_room(self):
-        return self.window.has_room
-
-    def connect(self, endpoint):
-        assert endpoint == f"memory-{(self.stage + 1) % self.world.stages}"
-
-    def send(self, message, payload=None):
-        sequence = self.window.sent(len(payload or b""))
-        self.world.links[self.stage].append((self.epoch, sequence, encode(message), bytes(payload or b"")))
-
-    def receive(self):
-        arrived, self.arrived = self.arrived, []
-        return arrived
-
-    def acknowledge(self, received):
-        self.world.acks[(self.stage - 1) % self.world.stages].append((self.epoch, received.sequence))
-
-
-class MemoryTransport:
-    """Stands for `worker.transport.Transport`."""
-
-    def __init__(self, world, stage):
-        self.world, self.stage = world, stage
-        self.inbox = []
-        self.links = None
-
-    def orders(self):
-        orders, self.inbox = self.inbox, []
-        return orders
-
-    def report(self, message):
-        self.world.reports[self.stage].append(encode(message))
-
-    def new_links(self, epoch):
-        self.links = MemoryLinks(self.world, self.stage, epoch)
-        return self.links
+FACTS = Facts(
+    first=0,
+    end=1,
+    pattern="M",
+    backend="none",
+    host="here",
+    fused_layers=0,
+    fused_rows=0,
+    parameter_bytes=0,
+    bandwidth=0.0,
+    state=FOOTPRINT,
+    memory="here",
+    usable_bytes=0,
+    read_bytes=float,
+)
 
 
 class World:
     """Coordination and `stages` workers; `step` lets one thing happen."""
 
-    def __init__(self, *, stages, seed, chunk=5, max_running=6, repeats=0.0):
+    def __init__(
+        self, *, stages, seed, chunk=5, lease=LEASE, repeats=0.0, state_bytes=None, snapshot_bytes=None, **bounds
+    ):
+        bounds = {"max_running": 6, "max_waiting": 99, "queue_timeout": 1e9, "request_timeout": 1e9} | bounds
+        self.now = 0.0
         self.random = random.Random(seed)
         self.stages, self.repeats = stages, repeats
         self.links, self.acks, self.reports = defaultdict(deque), defaultdict(deque), defaultdict(deque)
@@ -189,29 +69,44 @@ class World:
             pattern="M" * stages,
             quantize=None,
         )
-        self.scheduler = Scheduler(stages=stages, chunk=chunk, lease=LEASE, max_running=max_running)
-        self.coordination = Coordination(self.cluster, self.scheduler)
-        self.tokens, self.finished, self.errors = defaultdict(list), {}, {}
+        self.scheduler = Scheduler(
+            stages=stages,
+            lease=lease,
+            bounds=Bounds(**bounds),
+            budget=Budget(),
+            pace=Pace(most=chunk, pause=1e9),
+        )
+        self.coordination = Coordination(
+            self.cluster, self.scheduler, state_bytes=state_bytes, snapshot_bytes=snapshot_bytes
+        )
+        self.tokens, self.finished, self.errors, self.cached = defaultdict(list), {}, {}, {}
+        self.times = {}  # of requests that every stage has closed
         self.services, self.engines = [], {}
         for stage in range(stages):
             self.cluster.spawned(stage, "life", stage, 0.0)
             self.services.append(self._service(stage))
 
     def _service(self, stage):
+        snapshots = {}  # they outlive an epoch, but not a process
+
         def load(assign: Assign, progress):
             def new_engine():
-                background = self.random.random() < 0.5
-                self.engines[stage] = HashEngine(assign.stage, assign.stages, background)
+                background = self.computes_in_background()
+                self.engines[stage] = HashEngine(assign.stage, assign.stages, background, snapshots, self)
                 return self.engines[stage]
 
-            return new_engine
+            return new_engine, FACTS
 
         transport = MemoryTransport(self, stage)
-        transport.report(Hello(protocol=1, pid=stage, host="here", backend="none"))
+        transport.report(Hello(protocol=PROTOCOL_VERSION, pid=stage, host="here", backend="none"))
         return Service(transport, stage=stage, stages=self.stages, load=load)
 
     def submit(self, number, request):
-        self._carry_out(self.coordination.submit(number, request))
+        """Raises what refuses the request."""
+        self._carry_out(self.coordination.submit(number, request, self.now))
+
+    def expire(self):
+        self._carry_out(self.coordination.expire(self.now))
 
     def cancel(self, number):
         self._carry_out(self.coordination.cancel(number))
@@ -222,19 +117,35 @@ class World:
             queues[stage].clear()
         self.links[stage].clear()
         self.acks[(stage - 1) % self.stages].clear()
-        self._carry_out(self.coordination.lost(stage, "killed", 0.0))
-        self.cluster.spawned(stage, f"life {self.random.random()}", stage, 0.0)
+        self._carry_out(self.coordination.lost(stage, "killed", self.now))
+        self.cluster.spawned(stage, f"life {self.random.random()}", stage, self.now)
         self.services[stage] = self._service(stage)
 
     def _carry_out(self, effects):
         for stage, message in effects.orders:
-            self.commands[stage].append(encode(message))
+            self.put(self.commands[stage], encode(message))
         for number, token in effects.tokens:
-            assert number not in self.finished, "a token after the end"
+            assert number not in self.finished | self.errors, "a token after the end"
             self.tokens[number].append(token.id)
+            self.cached[number] = self.cached.get(number, 0) + token.cached
             if token.finish:
                 self.finished[number] = token.finish
-        self.errors |= dict(effects.errors)
+        for number, error in effects.errors:
+            assert number not in self.finished | self.errors, "a second end"
+            self.errors[number] = error
+
+    # --- what a world with a clock of its own decides otherwise ---
+
+    def put(self, queue, item):
+        """Something is sent now."""
+        queue.append((self.now, item))
+
+    def cost(self, stage, batch, rows):
+        """Seconds of a step."""
+        return 0.0
+
+    def computes_in_background(self):
+        return self.random.random() < 0.5
 
     def step(self):
         """One random thing happens; False if nothing can."""
@@ -250,29 +161,31 @@ class World:
         return self.services[stage].turn()
 
     def _deliver_command(self, stage):
-        self.services[stage]._transport.inbox.append(decode(self.commands[stage].popleft(), ToWorker))
+        self.services[stage]._transport.inbox.append(decode(self.commands[stage].popleft()[1], ToWorker))
         return True
 
     def _deliver_link(self, stage):
-        epoch, sequence, frame, payload = self.links[stage][0]
+        epoch, sequence, frame, payload = self.links[stage][0][1]
         message = decode(frame, OnLink)
         if not isinstance(message, Activations | Tokens) or self.random.random() >= self.repeats:
             self.links[stage].popleft()
         links = self.services[(stage + 1) % self.stages]._transport.links
         if links is not None and links.epoch == epoch:  # else its sockets are others by now
-            links.arrived.append(Received(sequence, message, memoryview(payload)))
+            links.arrived.append(Received(sequence, message, memoryview(payload), self.now))
         return True
 
     def _deliver_ack(self, stage):
-        epoch, sequence = self.acks[stage].popleft()
+        epoch, sequence = self.acks[stage].popleft()[1]
         links = self.services[stage]._transport.links
         if links is not None and links.epoch == epoch:
             links.window.applied(sequence)
         return True
 
     def _deliver_report(self, stage):
-        message = decode(self.reports[stage].popleft(), FromWorker)
-        self._carry_out(self.coordination.received(stage, self.cluster.session(stage), message, 0.0))
+        message = decode(self.reports[stage].popleft()[1], FromWorker)
+        if isinstance(message, Closed):
+            self.times[message.request] = message.times
+        self._carry_out(self.coordination.received(stage, self.cluster.session(stage), message, self.now))
         return True
 
 

@@ -6,6 +6,7 @@ import pytest
 import zmq
 
 from worker.errors import ProtocolError
+from worker.hops import Hops
 from worker.links import Links
 from worker.protocol import Ack, Activations, Close, Segment, encode
 from worker.window import ACK_BYTES, ACK_MESSAGES, WINDOW_BYTES, WINDOW_MESSAGES, Window
@@ -22,7 +23,10 @@ def context():
 @pytest.fixture
 def pair(context, tmp_path):
     """Stages 0 and 1 of two, linked in both directions."""
-    links = [Links(context, stage=stage, stages=2, epoch=1, runtime=tmp_path) for stage in range(2)]
+    links = [
+        Links(context, stage=stage, stages=2, epoch=1, runtime=tmp_path, hops=Hops(lambda seconds: None))
+        for stage in range(2)
+    ]
     links[0].connect(links[1].endpoint)
     links[1].connect(links[0].endpoint)
     yield links
@@ -35,7 +39,7 @@ def receive(links, count=1, seconds=3.0):
     arrived = []
     deadline = time.monotonic() + seconds
     while len(arrived) < count and time.monotonic() < deadline:
-        arrived += links.receive()
+        arrived += links.receive(time.monotonic(), woken=False)
         time.sleep(0.001)
     return arrived
 
@@ -64,7 +68,7 @@ def test_credit_ends_and_comes_back_with_what_is_applied(pair):
     assert not upstream.has_room
     arrived = receive(downstream, WINDOW_MESSAGES)
     downstream.acknowledge(arrived[3])
-    until(lambda: upstream.receive() == [] and upstream.has_room)
+    until(lambda: upstream.receive(time.monotonic(), woken=False) == [] and upstream.has_room)
 
 
 @pytest.mark.parametrize(("messages", "payload"), [(ACK_MESSAGES, 8), (1, ACK_BYTES)], ids=["messages", "bytes"])
@@ -74,10 +78,10 @@ def test_an_acknowledgement_is_sent_when_it_frees_much_credit(pair, messages, pa
         upstream.send(HEADER, memoryview(bytes(payload)))
     unapplied = upstream.unapplied
     for received in receive(downstream, messages):
-        assert upstream.receive() == []
+        assert upstream.receive(time.monotonic(), woken=False) == []
         assert upstream.unapplied == unapplied
         downstream.acknowledge(received)
-    until(lambda: upstream.receive() == [] and upstream.unapplied == 0)
+    until(lambda: upstream.receive(time.monotonic(), woken=False) == [] and upstream.unapplied == 0)
 
 
 def test_credit_counts_bytes_too():
@@ -86,6 +90,28 @@ def test_credit_counts_bytes_too():
     assert not window.has_room
     window.applied(1)
     assert window.has_room
+
+
+@pytest.mark.parametrize("sender_waits", [True, False], ids=["waiting sender", "busy sender"])
+@pytest.mark.parametrize("receiver_waits", [True, False], ids=["waiting receiver", "busy receiver"])
+def test_a_hop_is_measured_between_two_that_wait(context, tmp_path, receiver_waits, sender_waits):
+    measured = []
+    upstream, downstream = (
+        Links(context, stage=stage, stages=2, epoch=1, runtime=tmp_path, hops=Hops(measured.append))
+        for stage in range(2)
+    )
+    upstream.connect(downstream.endpoint)
+    began = upstream.send(HEADER, memoryview(b"12345678"))
+    downstream.sockets[0].poll(3000)
+    assert len(downstream.receive(time.monotonic(), woken=receiver_waits)) == 1
+    time.sleep(0.05)  # its step
+    downstream.send_receipt()
+    assert bool(upstream.sockets[1].poll(3000 if receiver_waits else 100)) == receiver_waits
+    assert upstream.receive(time.monotonic(), woken=sender_waits) == []
+    assert len(measured) == (receiver_waits and sender_waits)
+    assert all(0 < hop <= (time.monotonic() - began - 0.05) / 2 for hop in measured)
+    for links in (upstream, downstream):
+        links.close()
 
 
 @pytest.mark.parametrize(
@@ -101,7 +127,7 @@ def test_credit_counts_bytes_too():
     ids=["gap", "frames", "noise", "another kind", "an old epoch", "stranger"],
 )
 def test_what_is_not_the_neighbours_next_message_breaks_the_link(context, tmp_path, identity, frames, reason):
-    links = Links(context, stage=1, stages=2, epoch=1, runtime=tmp_path)
+    links = Links(context, stage=1, stages=2, epoch=1, runtime=tmp_path, hops=Hops(lambda seconds: None))
     with context.socket(zmq.DEALER) as socket:
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.ROUTING_ID, identity)
@@ -113,11 +139,14 @@ def test_what_is_not_the_neighbours_next_message_breaks_the_link(context, tmp_pa
 
 
 def test_nothing_of_an_old_epoch_arrives_in_a_new_one(context, tmp_path):
-    upstream, old = (Links(context, stage=stage, stages=2, epoch=1, runtime=tmp_path) for stage in range(2))
+    upstream, old = (
+        Links(context, stage=stage, stages=2, epoch=1, runtime=tmp_path, hops=Hops(lambda seconds: None))
+        for stage in range(2)
+    )
     upstream.connect(old.endpoint)
     upstream.send(HEADER, memoryview(b"12345678"))
     old.close()
-    new = Links(context, stage=1, stages=2, epoch=2, runtime=tmp_path)
+    new = Links(context, stage=1, stages=2, epoch=2, runtime=tmp_path, hops=Hops(lambda seconds: None))
     upstream.send(HEADER, memoryview(b"12345678"))
     assert new.endpoint != old.endpoint
     assert receive(new, seconds=0.2) == []

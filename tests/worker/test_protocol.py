@@ -12,14 +12,23 @@ from worker.protocol import (
     Ack,
     Activations,
     Assign,
+    BackOnLink,
     Chunk,
+    Closed,
+    Drop,
     FromWorker,
+    Held,
     Lease,
+    Listening,
     OnLink,
     Open,
+    Receipt,
     Sampled,
     Sampling,
+    Save,
+    Saved,
     Segment,
+    StageTimes,
     Tokens,
     ToWorker,
     check_activations,
@@ -27,6 +36,7 @@ from worker.protocol import (
     encode,
 )
 
+SNAPSHOT = f"128-{'a' * 32}"
 SEGMENTS = (Segment(1, 0, 2, False), Segment(2, 7, 1, True))
 ACTIVATIONS = Activations(epoch=3, batch=0, segments=SEGMENTS, dtype="bfloat16", shape=(3, 4))
 EXAMPLES = [
@@ -35,6 +45,12 @@ EXAMPLES = [
     (Lease(epoch=1, batch=0, requests=(2, 3), steps=32), ToWorker),
     (Assign(stage=0, stages=2, model="m", first=0, end=4, quantize="8:32"), ToWorker),
     (Tokens(epoch=1, batch=None, tokens=(Sampled(2, 9, 77, "stop"), Sampled(3, 4, 5))), FromWorker),
+    (Closed(epoch=1, request=2, times=(StageTimes(0, 1, 0.5, 3, 0.25, 0.0, 0.0, 1.5, 0.125),)), FromWorker),
+    (Receipt(sequence=5, held_seconds=0.25), BackOnLink),
+    (Save(epoch=1, request=2, first=8, names=(SNAPSHOT, f"{SNAPSHOT}-answer"), nbytes=(5,)), OnLink),
+    (Saved(epoch=1, request=2, snapshot=SNAPSHOT, nbytes=(5, 6)), FromWorker),
+    (Drop(epoch=1, snapshot=SNAPSHOT), ToWorker),
+    (Listening(epoch=1, endpoint="ipc://x", held=(Held(SNAPSHOT, 5),)), FromWorker),
     (ACTIVATIONS, OnLink),
 ]
 
@@ -44,7 +60,7 @@ def test_round_trip(message, union):
     assert decode(encode(message), union) == message
 
 
-def test_golden_bytes_of_version_1():
+def test_golden_bytes_of_version_2():
     message = Tokens(epoch=1, batch=None, tokens=(Sampled(2, 9, 77, "stop"),))
     assert (
         encode(message).hex()
@@ -67,6 +83,8 @@ def test_golden_bytes_of_version_1():
         msgpack.packb({1: 2}),
         msgpack.packb({"kind": "tokens", "epoch": 1, "batch": 0, "tokens": [[1, 2]]}),
         b"\x91" * 2000,
+        encode(Drop(epoch=1, snapshot="../../etc/passwd")),
+        encode(Drop(epoch=1, snapshot=f"{SNAPSHOT}\n")),
     ],
 )
 def test_anything_else_is_refused(frame):

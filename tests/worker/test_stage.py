@@ -15,6 +15,7 @@ from mlx.utils import tree_map
 from mlx_lm.generate import BatchGenerator
 
 from tests.worker.models import reference, repaired, stage_of
+from worker.protocol import BLOCK
 from worker.stage import Stage
 from worker.state import StageState
 
@@ -187,6 +188,16 @@ def test_prefill_in_chunks_of_any_size_gives_the_same_tokens(bits: int | None) -
         assert chunked_tokens == tokens
         # the recurrence sums in another order
         assert mx.abs(chunked_logits - logits).max().item() < CLOSE
+
+
+@IN_BOTH_DTYPES
+@DENSE_AND_QUANTIZED
+def test_prefill_cut_between_the_blocks_of_the_scan_gives_the_same_bits(dtype: mx.Dtype, bits: int | None) -> None:
+    """So on the CPU tokens do not depend on the sizes that `coordinator.pace` chooses."""
+    line, ids = Line(stage_of(reference(PATTERN, dtype, bits))), [(i * i * 5 + 3 * i) % 96 for i in range(300)]
+    _, logits = line.answer(1, ids, 4)
+    for blocks in (1, 2, 4):
+        assert_same(line.answer(1, ids, 4, blocks * BLOCK)[1], logits)
 
 
 def test_mlx_lm_prefills_unequal_prompts_wrongly_and_stages_do_not() -> None:

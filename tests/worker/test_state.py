@@ -6,8 +6,9 @@ import mlx.core as mx
 import pytest
 
 from worker.errors import ProtocolError
+from worker.footprint import GROWTH
 from worker.spec import AttentionSpec, MambaSpec, MLPSpec
-from worker.state import GROWTH, KeyValues, Pack, StageState
+from worker.state import KeyValues, Pack, StageState
 
 MAMBA = MambaSpec(
     num_heads=8,
