@@ -78,7 +78,7 @@ def test_the_command_writes_into_a_directory_that_exists(tmp_path: Path) -> None
     ("arguments", "message"),
     [
         (["demo"], "usage: python -m worker.demo PRESET DIR [--leave-with-parent]"),
-        (["none", "."], "no preset 'none', there are bench, demo, nano, super"),
+        (["none", "."], "no preset 'none', there are bench, demo, nano, super, ultra"),
         (["nano", "."], "preset 'nano' is for `stageline bench decode --preset nano`, not for a checkpoint"),
         (["demo", "/dev/null/x"], "cannot write a checkpoint to /dev/null/x: Not a directory"),
     ],
@@ -97,8 +97,8 @@ def test_the_index_names_every_tensor(demo: Path) -> None:
 
 
 def test_no_such_preset() -> None:
-    with pytest.raises(ConfigError, match="no preset 'ultra', there are bench, demo"):
-        write_checkpoint("ultra", Path())
+    with pytest.raises(ConfigError, match="no preset 'none', there are bench, demo"):
+        write_checkpoint("none", Path())
 
 
 @pytest.mark.parametrize("preset", PRESETS)
