@@ -45,12 +45,13 @@ class Snapshot:
 class Snapshots:
     """The snapshots of one stage, in memory and, with `files`, on disk too. Not thread-safe: the compute thread's.
 
-    What a file holds from an earlier life is read when it is needed first.
+    What files hold from an earlier life is in memory from the start, so a file that is lost later costs no request.
     """
 
     def __init__(self, files: SnapshotFiles | None = None) -> None:
         self._files = files
-        self._kept: dict[str, Snapshot] = {}
+        found = files.load() if files is not None else {}
+        self._kept = {name: Snapshot(position, **arrays) for name, (position, arrays) in found.items()}
 
     @property
     def nbytes(self) -> int:
@@ -59,10 +60,8 @@ class Snapshots:
 
     @property
     def held(self) -> tuple[Held, ...]:
-        """What a sequence could begin from, in memory or in a whole file, the oldest first."""
-        sizes = self._files.sizes if self._files is not None else {}
-        sizes = sizes | {name: snapshot.nbytes for name, snapshot in self._kept.items()}
-        return tuple(Held(name, nbytes) for name, nbytes in sizes.items())
+        """What a sequence could begin from, the oldest first."""
+        return tuple(Held(name, snapshot.nbytes) for name, snapshot in self._kept.items())
 
     def keep(self, name: str, snapshot: Snapshot) -> None:
         """Takes a new snapshot; computes its arrays without waiting for them."""
@@ -76,14 +75,15 @@ class Snapshots:
             self._files.write(name, snapshot.position, {part: list(getattr(snapshot, part)) for part in PARTS})
 
     def take(self, name: str, position: int) -> Snapshot:
-        """The snapshot `name` at `position`; ProtocolError if this stage does not hold it or it is damaged."""
-        if name not in self._kept and self._files is not None and name in self._files.sizes:
-            found, arrays = self._files.read(name)
-            self._kept[name] = Snapshot(found, **arrays)
+        """The snapshot `name` at `position`; ProtocolError if this stage does not hold it.
+
+        One at another position is dropped, so that the next epoch does not offer it again.
+        """
         snapshot = self._kept.get(name)
         if snapshot is None:
             raise ProtocolError(f"snapshot {name} is not on this stage")
         if snapshot.position != position:
+            self.drop(name)
             raise ProtocolError(f"snapshot {name} is at position {snapshot.position}, the request begins at {position}")
         return snapshot
 

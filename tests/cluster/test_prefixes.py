@@ -201,10 +201,20 @@ def test_a_directory_keeps_snapshots_over_a_restart(directory, tmp_path):
     damaged.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
 
     with running(directory, stages=2, arguments=arguments) as cluster:
+        for file in firsts:  # what happens to files while it runs costs nobody anything
+            if file.name != damaged.name:
+                with file.open("r+b") as opened:
+                    opened.seek(-40, os.SEEK_END)
+                    opened.write(b"oops")
         found = [complete(cluster, turn) for turn in turns]
         assert [tokens for tokens, _, _ in found] == wanted
         assert sorted(cached for _, cached, _ in found) == [0, 723]
-        assert f"{damaged.name} is damaged and is deleted: its checksum is wrong" in cluster.log
+        assert f"{damaged.name} is damaged: its checksum is wrong; it is deleted" in cluster.log
+        # nobody else may have the same files
+        problem = "is in use by another cluster; name another directory"
+        with pytest.raises(AssertionError, match=problem), running(directory, stages=2, arguments=arguments):
+            pass
+        assert [complete(cluster, turn)[0] for turn in turns] == wanted
     # the other stage's part was dropped, and both have been made again
     left = {file.name for file in (tmp_path / "kept").rglob("*.safetensors")}
     for name in left:
