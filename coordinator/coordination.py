@@ -1,12 +1,14 @@
 """What a worker's message or end means for the cluster and for the requests. Pure: the pipeline carries it out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from coordinator.budget import rooms, snapshot_limits
+from coordinator.budget import Room, rooms, snapshot_limits
 from coordinator.cluster import Cluster, Orders
 from coordinator.request import Request, Token
 from coordinator.scheduler import Scheduler
-from worker.errors import StageFailedError, StagelineError
+from coordinator.size import size
+from worker.errors import ConfigError, StageFailedError, StagelineError
 from worker.protocol import Closed, Drop, Fault, Heartbeat, Message, Saved, Tokens
 
 
@@ -53,7 +55,8 @@ class Coordination:
         return Effects([(0, order) for order in orders], errors=failures)
 
     def received(self, stage: int, session: str, message: Message, now: float) -> Effects:
-        """A worker reported; what an earlier life of it says is dropped. Raises ClusterError for another protocol."""
+        """A worker reported; what an earlier life of it says is dropped. Raises ClusterError for another protocol, and
+        ConfigError if all stages are linked and one has no room for any sequence."""
         cluster, scheduler = self.cluster, self.scheduler
         if session != cluster.session(stage):
             return Effects()
@@ -83,8 +86,10 @@ class Coordination:
         """All stages are linked: some may still hold snapshots of earlier epochs."""
         cluster, scheduler, stages = self.cluster, self.scheduler, self.cluster.loaded
         limits = snapshot_limits(stages, self._snapshot_bytes)
+        found = rooms(stages, self._state_bytes, limits)
+        _check(found)
         dropped = scheduler.prefixes.begin(limits, [stage.state for stage in stages], cluster.held)
-        failures, orders = scheduler.begin(cluster.epoch, rooms(stages, self._state_bytes, limits))
+        failures, orders = scheduler.begin(cluster.epoch, found)
         drops = [Drop(epoch=cluster.epoch, snapshot=name) for name in dropped]
         return Effects([(0, order) for order in (*drops, *orders)], errors=failures)
 
@@ -104,3 +109,15 @@ class Coordination:
 
     def _to_first(self, messages: list[Message]) -> Effects:
         return Effects([(0, message) for message in messages])
+
+
+def _check(found: Sequence[Room]) -> None:
+    """Whether the shortest sequence, of one position, fits everywhere: a cluster that refuses all is no use."""
+    for room in found:
+        need = room.footprint.bytes(1)
+        if need > room.limit:
+            raise ConfigError(
+                f"{room.name} needs {size(need)} of state for the shortest sequence, but has room for "
+                f"{size(room.limit)} ({room.origin}): give state_bytes at least {need} or leave it out; where it is "
+                "left out, lower snapshot_bytes, quantize, or use more machines"
+            )

@@ -53,7 +53,11 @@ class Entry:
 
 
 class Journal:
-    """Requests by the number they have on the wire; the last `kept` that ended are remembered."""
+    """Requests by the number they have on the wire; the last `kept` that ended are remembered.
+
+    Events and ends go by what is unique: that number, or the id of the response. A name that a client gave can be any
+    text, the id of another's response too, so it is only looked at when somebody asks, and after those ids.
+    """
 
     def __init__(self, *, kept: int = KEPT) -> None:
         self._kept = kept
@@ -65,8 +69,6 @@ class Journal:
         """The pipeline has taken a request."""
         self._open[number] = Entry(number, request.id, request.request_id, len(request.prompt), now)
         self._numbers[request.id] = number
-        if request.request_id:
-            self._numbers[request.request_id] = number  # the newest of those to which a client gave the same id
 
     def open(self, number: int) -> Entry | None:
         """The request `number` if it has not ended."""
@@ -86,13 +88,19 @@ class Journal:
         entry.ended, entry.finish, entry.error = now, finish, error
         self._ended[entry.number] = entry
         if len(self._ended) > self._kept:
-            self._forget(self._ended.pop(next(iter(self._ended))))
+            oldest = self._ended.pop(next(iter(self._ended)))
+            del self._numbers[oldest.id]
         return entry
 
-    def find(self, name: str) -> Entry | None:
-        """The request with this id, its response's or its client's, if it is still known."""
-        number = self._numbers.get(name, -1)
+    def own(self, id: str) -> Entry | None:
+        """The request whose response has this id, if it is still known."""
+        number = self._numbers.get(id, -1)
         return self._open.get(number) or self._ended.get(number)
+
+    def find(self, name: str) -> Entry | None:
+        """The request whose response has this id, or else the newest to which its client gave it; if still known."""
+        given = (entry for entry in self.all() if name and entry.request_id == name)
+        return self.own(name) or max(given, key=lambda entry: entry.number, default=None)
 
     def all(self) -> Iterator[Entry]:
         """Everything that is known, those in flight last."""
@@ -111,8 +119,3 @@ class Journal:
             )
             for entry in islice(self._open.values(), SHOWN)
         )
-
-    def _forget(self, entry: Entry) -> None:
-        for name in (entry.id, entry.request_id):
-            if self._numbers.get(name) == entry.number:
-                del self._numbers[name]

@@ -1,5 +1,6 @@
 """What happens to requests, for those who watch: every event goes into the journal and into the metrics."""
 
+import asyncio
 from typing import get_args
 
 import msgspec
@@ -7,12 +8,12 @@ from prometheus_client import CollectorRegistry
 
 from coordinator import metrics
 from coordinator.history import History
-from coordinator.journal import Journal
+from coordinator.journal import Entry, Journal
 from coordinator.request import Request
 from coordinator.trace import Anchor
 from coordinator.view import ClusterView, Reason
 from worker.protocol import StageTimes
-from worker.series import new_registry
+from worker.telemetry.series import new_registry
 from worker.version import VERSION
 
 
@@ -29,6 +30,7 @@ class Observer:
         self.history = History(now=anchor.monotonic)
         self.prompt_tokens = 0
         self.generated_tokens = 0
+        self._over = asyncio.Event()
         self._queue = metrics.QUEUE_SECONDS.histogram(self.registry)
         self._first_token = metrics.FIRST_TOKEN_SECONDS.histogram(self.registry)
         self._inter_token = metrics.INTER_TOKEN_SECONDS.histogram(self.registry)
@@ -81,6 +83,13 @@ class Observer:
             self._request.observe(now - entry.arrived)
             self._prompt_length.observe(entry.prompt_tokens)
             self._generated_length.observe(entry.generated)
+        self._over.set()
+
+    async def end(self, entry: Entry) -> None:
+        """Wait until the request's answer is over."""
+        while entry.ended is None:
+            self._over.clear()
+            await self._over.wait()
 
     def refused(self, code: str) -> None:
         """An HTTP request was answered with this error instead of being taken."""

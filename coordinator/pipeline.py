@@ -26,7 +26,14 @@ from coordinator.restarts import Restarts
 from coordinator.scheduler import Bounds, Scheduler
 from coordinator.supervisor import Supervisor
 from coordinator.view import ClusterView, PrefixView
-from worker.errors import CancelledRequestError, CheckpointError, ClusterError, NotReadyError, StagelineError
+from worker.errors import (
+    CancelledRequestError,
+    CheckpointError,
+    ClusterError,
+    ConfigError,
+    NotReadyError,
+    StagelineError,
+)
 from worker.protocol import Closed, Failed, Message, Open, Stop
 
 log = logging.getLogger("stageline.pipeline")
@@ -165,6 +172,8 @@ class Pipeline:
 
     def problem(self) -> str | None:
         """Why no request can run now, naming the stage; None if one can."""
+        if self.fatal.done():
+            return self.fatal.result().message
         return self._cluster.problem()
 
     def view(self) -> ClusterView:
@@ -192,7 +201,7 @@ class Pipeline:
             self._observer.closed(message.request, message.times)
         try:
             effects = self._coordination.received(stage, session, message, now)
-        except ClusterError as error:
+        except (ClusterError, ConfigError) as error:
             self._give_up(error)
             return
         if self._cluster.is_ready and not was_ready:

@@ -61,10 +61,11 @@ def _since(given: str | None) -> float | None:
     if given is None:
         return None
     try:
-        return float(given)
-    except ValueError as error:
+        return msgspec.json.decode(given, type=float)  # float() would take nan, inf and 1_000
+    except msgspec.DecodeError as error:
         raise ConfigError(
-            f"since={given!r} is not a number: send the `now` of an earlier answer, or leave it out", param="since"
+            f"since={given!r} is not a finite number: send the `now` of an earlier answer, or leave it out",
+            param="since",
         ) from error
 
 

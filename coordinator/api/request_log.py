@@ -34,7 +34,7 @@ class RequestLog:
             status = status or 500  # what the server will answer
             raise
         finally:
-            entry = self._journal.find(scope.get("state", {}).get("job", ""))
+            entry = self._journal.own(scope.get("state", {}).get("job", ""))
             if entry is not None and entry.ended is not None:
                 log.info("%s", line(entry, status or CLIENT_GONE))
 

@@ -1,5 +1,7 @@
 """GET /requests/{id}: where the time of one request went. DELETE: its end."""
 
+import asyncio
+import contextlib
 import time
 
 import msgspec
@@ -11,6 +13,8 @@ from coordinator.api.generation import Backend
 from coordinator.journal import KEPT, Entry
 from coordinator.view import ClusterView, RequestView, StageShare
 from worker.errors import UserError
+
+END_SECONDS = 5.0
 
 
 class UnknownRequestError(UserError):
@@ -26,9 +30,12 @@ async def one_request(backend: Backend, request: Request) -> Response:
 
 
 async def cancel_request(backend: Backend, request: Request) -> Response:
-    """Ends one request; answers when every stage has freed it. One that has ended stays as it is."""
+    """Ends one request; answers when every stage has freed it and its own answer is over. One that has ended stays as
+    it is. A client that does not read its answer holds up its end: it is waited for END_SECONDS at most."""
     entry = _find(backend, request)
     await backend.pipeline.cancel(entry.number)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(backend.observer.end(entry), END_SECONDS)
     return _response(backend, entry)
 
 

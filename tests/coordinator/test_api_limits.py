@@ -1,12 +1,17 @@
 """What clients hear when there is no place, no room or no time, and when somebody cancels."""
 
+import asyncio
+import time
+
+import httpx
 import pytest
 
-from coordinator.request import Token
-from tests.coordinator.serving import app, call, post
+from coordinator.api import requests
+from coordinator.request import Request, Token
+from tests.coordinator.serving import app, call, post, until
 from tests.fakes.pipeline import FakePipeline, spell
 from worker.errors import CancelledRequestError, DeadlineError, NoRoomError, QueueFullError
-from worker.protocol import StageTimes
+from worker.protocol import Sampling, StageTimes
 
 PATH = "/v1/completions"
 BODY = {"prompt": "hi", "max_tokens": 5}
@@ -73,3 +78,41 @@ def test_delete_answers_when_every_stage_has_freed_it():
     assert pipeline.called_off == [1]
     unknown = call(serving, "DELETE", "/requests/other")
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "request_not_found")
+
+
+def test_delete_answers_when_the_answer_is_over():
+    class Waiting(FakePipeline):
+        """A request waits until it is cancelled, and hears of it only after that call has returned."""
+
+        async def generate(self, request):
+            self.called = asyncio.Event()
+            self.observer.arrived(1, request, time.monotonic())
+            await self.called.wait()
+            raise CancelledRequestError("the request was cancelled")
+            yield Token(0)
+
+        async def cancel(self, number):
+            self.called.set()
+
+    async def scenario():
+        pipeline = Waiting([])
+        transport = httpx.ASGITransport(app(pipeline))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            asked = asyncio.create_task(client.post(PATH, json=BODY, headers={"x-request-id": "mine"}))
+            await until(lambda: pipeline.observer.journal.find("mine"))
+            assert (await client.get("/requests/mine")).json()["state"] == "waiting"
+            deleted = (await client.delete("/requests/mine")).json()
+            assert (await asked).status_code == 499
+            return deleted
+
+    deleted = asyncio.run(scenario())
+    assert (deleted["state"], deleted["finish_reason"]) == ("ended", "cancelled")
+
+
+def test_delete_does_not_wait_for_ever_for_a_client_that_does_not_read(monkeypatch):
+    monkeypatch.setattr(requests, "END_SECONDS", 0.01)
+    pipeline = FakePipeline([])
+    asked = Request(id="a", prompt=(1,), max_tokens=2, sampling=Sampling(), stop_tokens=())
+    pipeline.observer.arrived(1, asked, time.monotonic())
+    response = call(app(pipeline), "DELETE", "/requests/a")
+    assert (response.status_code, response.json()["state"]) == (200, "waiting")

@@ -176,5 +176,11 @@ def test_state_of_the_dashboard() -> None:
     assert [stage["up"] for stage in state["history"]["stages"]] == [[True] * 3, [False] * 3]
     later = call(serving, "GET", "/dashboard/state", params={"since": 100.0}).json()
     assert later["history"]["seconds"] == []
-    refused = call(serving, "GET", "/dashboard/state", params={"since": "soon"})
-    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "since")
+
+
+@pytest.mark.parametrize("since", ["soon", "nan", "inf", "-inf", "1_000", "1e999", "true", ""])
+def test_since_is_a_finite_number(since: str) -> None:
+    refused = call(app(FakePipeline([])), "GET", "/dashboard/state", params={"since": since})
+    error = refused.json()["error"]
+    assert (refused.status_code, error["param"], error["code"]) == (400, "since", "invalid_value")
+    assert f"since={since!r} is not a finite number" in error["message"]

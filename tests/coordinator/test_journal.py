@@ -51,6 +51,10 @@ def test_found_by_the_clients_id_the_newest_of_those_that_share_one() -> None:
     journal = Journal()
     journal.arrived(1, request("a", "mine"), 0.0)
     journal.arrived(2, request("b", "mine"), 1.0)
+    assert journal.ended("b", "stop", None, 2.0) is not None
+    first = journal.open(1)
+    assert first is not None
+    assert first.ended is None
     found = journal.find("mine")
     assert found is not None
     assert found.id == "b"
@@ -84,3 +88,29 @@ def test_the_rate_leaves_out_the_first_token() -> None:
     assert entry.tokens_per_second == 0.0
     entry.first, entry.last, entry.generated = 5.0, 7.0, 5
     assert entry.tokens_per_second == 2.0
+
+
+def test_a_clients_name_for_its_request_never_stands_for_anothers_id() -> None:
+    journal = Journal()
+    journal.arrived(1, request("a"), 0.0)
+    journal.arrived(2, request("b", "a"), 1.0)
+    journal.arrived(3, request("c", "d"), 1.0)
+    journal.arrived(4, request("d"), 2.0)
+    for name, id in (("a", "a"), ("b", "b"), ("c", "c"), ("d", "d")):
+        found = journal.find(name)
+        assert found is not None
+        assert found.id == id
+    for id in "abcd":
+        entry = journal.ended(id, "stop", None, 3.0)
+        assert entry is not None
+        assert entry.id == id
+    assert journal.in_flight(4.0) == ()
+
+
+def test_when_the_newest_of_a_name_is_forgotten_the_one_before_it_has_it() -> None:
+    journal = Journal(kept=0)
+    journal.arrived(1, request("a", "same"), 0.0)
+    journal.arrived(2, request("b", "same"), 0.0)
+    journal.ended("b", "stop", None, 1.0)
+    assert journal.find("same") is journal.open(1) is not None
+    assert journal.own("same") is None
