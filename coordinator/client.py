@@ -64,6 +64,30 @@ class _Failure(msgspec.Struct):
 Schema = TypeVar("Schema")
 
 
+def authorization(api_key: str | None) -> dict[str, str]:
+    """The header that presents a key, none without one. Raises ConfigError, without the key, if no header can."""
+    if not api_key:
+        return {}
+    if not (api_key.isascii() and api_key.isprintable() and api_key == api_key.strip()):
+        raise ConfigError(
+            "--api-key (or STAGELINE_API_KEY): a key is printable ASCII without spaces at its ends, since it is sent "
+            "in an HTTP header, and this one is not: give the key that the server was started with",
+            param="api_key",
+        )
+    return {"Authorization": f"Bearer {api_key}"}
+
+
+def http_address(url: str, *, param: str) -> str:
+    """`url` without a slash at its end. Raises ConfigError, naming the option, if it is no HTTP server's address."""
+    try:
+        parsed = httpx.URL(url.rstrip("/"))
+        if parsed.scheme not in ("http", "https") or not parsed.host:
+            raise httpx.InvalidURL("expected http://HOST:PORT")
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise ConfigError(f"--{param} {url!r}: {error}", param=param) from error
+    return url.rstrip("/")
+
+
 class Client:
     """Talks to the coordinator at `url`; a context manager.
 
@@ -71,19 +95,11 @@ class Client:
     """
 
     def __init__(self, url: str, api_key: str | None = None) -> None:
-        """Raises ConfigError if `url` is not the address of an HTTP server."""
-        self._url = url.rstrip("/")
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        try:
-            parsed = httpx.URL(self._url)
-            if parsed.scheme not in ("http", "https") or not parsed.host:
-                raise httpx.InvalidURL("expected http://HOST:PORT")
-            # a transport of its own: a coordinator on this machine is never behind the proxy of the environment
-            self._http = httpx.Client(
-                base_url=parsed, headers=headers, timeout=TIMEOUT, transport=httpx.HTTPTransport()
-            )
-        except (httpx.InvalidURL, UnicodeError) as error:
-            raise ConfigError(f"--url {url!r}: {error}", param="url") from error
+        """Raises ConfigError if `url` is not the address of an HTTP server, or no header can carry the key."""
+        headers = authorization(api_key)
+        self._url = http_address(url, param="url")
+        # a transport of its own: a coordinator on this machine is never behind the proxy of the environment
+        self._http = httpx.Client(base_url=self._url, headers=headers, timeout=TIMEOUT, transport=httpx.HTTPTransport())
 
     def __enter__(self) -> Self:
         return self

@@ -6,6 +6,7 @@ generation loop. All get the same prompt, choose greedily and keep one step in f
 """
 
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ import mlx.core as mx  # noqa: E402 its settings come first
 
 from kernels import backend  # noqa: E402
 from worker.engine import Engine  # noqa: E402
+from worker.errors import StagelineError  # noqa: E402
 from worker.graph import operations  # noqa: E402
 from worker.hub import describe  # noqa: E402
 from worker.loading import load_stage_of  # noqa: E402
@@ -206,4 +208,8 @@ def _random_mlx_lm(config: dict[str, Any], quantize: str) -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except StagelineError as error:
+        click.echo(f"stageline: error: {error.message}", err=True)
+        sys.exit(error.exit_status)

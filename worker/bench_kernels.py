@@ -40,8 +40,10 @@ def main(preset_name: str, quantize: str, batch: int, calls: int, rounds: int, o
     bandwidth = read_bandwidth()
     clock = Clock(calls, rounds)
     rows: list[dict[str, Any]] = []
+    names: list[str] = []
     fallbacks: Counter[str] = Counter()
     for case in cases(spec, parse_quantization(quantize), batch):
+        names.append(case.name)
         if only not in case.name:
             continue
         if isinstance(case.fused, str):
@@ -58,6 +60,7 @@ def main(preset_name: str, quantize: str, batch: int, calls: int, rounds: int, o
         "read_bytes_per_second": bandwidth,
         "fallbacks": fallbacks,
         "rows": rows,
+        "names": names,
     }
     json.dump(result, sys.stdout)
 

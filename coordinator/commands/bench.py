@@ -13,14 +13,13 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from coordinator.commands.bench_kernels import kernels
+from coordinator.commands.bench_kernels import check_format, kernels
 from coordinator.commands.bench_serve import serve
-from coordinator.commands.running import START_SECONDS, running
+from coordinator.commands.running import START_SECONDS, failure, running
 from coordinator.demo import made_model
 from coordinator.server_events import server_events
 from worker.errors import ClusterError, ConfigError
 from worker.presets import preset as shapes_of
-from worker.quantization import parse_quantization
 
 PROMPT_TOKENS = 64
 
@@ -79,7 +78,7 @@ def decode(
         if model is not None:
             raise ConfigError("give either a MODEL or --preset", param="preset")
         shapes_of(preset)
-        parse_quantization(quantize)
+        check_format(quantize)
         if layers != "all" and not (layers.isdecimal() and int(layers) > 0):
             raise ConfigError(f"--layers {layers}: give a number from 1 on, or all", param="layers")
         source = f"{preset}, layers: {layers}, {quantize}"
@@ -157,8 +156,7 @@ def _alone(engine: str, model: list[str], tokens: int) -> Alone:
     sizes = ["--prompt-tokens", str(PROMPT_TOKENS), "--tokens", str(tokens)]
     done = subprocess.run([*command, *sizes], stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode != 0:
-        said = done.stderr.strip().splitlines() or ["it said nothing"]
-        raise ClusterError(f"`{' '.join(command)}` ended with status {done.returncode}: {said[-1]}")
+        raise failure(command, done.returncode, done.stderr)
     return msgspec.json.decode(done.stdout, type=Alone)
 
 

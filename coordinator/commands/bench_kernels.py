@@ -9,9 +9,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from worker.errors import ClusterError
+from worker.errors import ClusterError, ConfigError
 from worker.presets import preset as shapes_of
-from worker.quantization import parse_quantization
+from worker.quantization import FLOAT_MODES, parse_quantization
 
 
 class Way(msgspec.Struct, frozen=True):
@@ -36,7 +36,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What `python -m worker.bench_kernels` prints."""
+    """What `python -m worker.bench_kernels` prints; `names` are of all operations, also of those left out."""
 
     device: str
     backend: str
@@ -47,6 +47,7 @@ class Report(msgspec.Struct, frozen=True):
     read_bytes_per_second: float | None
     fallbacks: dict[str, int]
     rows: list[Row]
+    names: list[str]
 
 
 @click.command()
@@ -64,13 +65,28 @@ def kernels(preset: str, quantize: str, batch: int, calls: int, rounds: int, onl
     kernel takes. Where MLX has no GPU, only its own operations are timed.
     """
     shapes_of(preset)
-    parse_quantization(quantize)
+    check_format(quantize)
     options = ["--preset", preset, "--quantize", quantize, "--batch", str(batch)]
     printed = _measured([*options, "--calls", str(calls), "--rounds", str(rounds), "--only", only])
+    report = msgspec.json.decode(printed, type=Report)
+    if not report.rows:
+        raise ConfigError(
+            f"--only {only!r}: no operation's name contains it; there are: {'; '.join(report.names)}", param="only"
+        )
     if as_json:
         print(printed.decode().strip())
     else:
-        _show(msgspec.json.decode(printed, type=Report), Console(width=None if sys.stdout.isatty() else 140))
+        _show(report, Console(width=None if sys.stdout.isatty() else 140))
+
+
+def check_format(quantize: str) -> None:
+    """Raises ConfigError for what no random weights are made in."""
+    if parse_quantization(quantize).mode != "affine":
+        raise ConfigError(
+            f"--quantize {quantize}: random weights are measured in the formats BITS:GROUP, for example 8:32 or 4:64; "
+            f"{', '.join(FLOAT_MODES)} have no kernel here and run by MLX's own operations",
+            param="quantize",
+        )
 
 
 def _measured(options: list[str]) -> bytes:

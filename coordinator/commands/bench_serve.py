@@ -10,13 +10,14 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from coordinator.client import authorization, http_address
 from coordinator.commands.running import running
 from coordinator.demo import made_model
 from coordinator.load.busy import busy_shares, compute_seconds
 from coordinator.load.client import LoadClient, server_of
 from coordinator.load.plan import Planned, plan_load
 from coordinator.load.report import QUANTILES, Report, report
-from worker.errors import ClusterError, ConfigError
+from worker.errors import ClusterError, ConfigError, UserError
 
 
 class _Rate(click.ParamType[float]):
@@ -78,18 +79,23 @@ def serve(
     """
     if against is not None and model is not None:
         raise ConfigError("give either a MODEL or --against", param="against")
+    authorization(api_key)  # a wrong key or address is told before anything starts
+    if against is not None:
+        against = http_address(against, param="against")
     load = plan_load(
         requests, rate=rate, prompt_tokens=prompt_tokens, answer_tokens=answer_tokens, spread=spread, seed=seed
     )
     with contextlib.ExitStack() as stack:
         url = against or stack.enter_context(running(model or str(made_model("demo")), stages))
-        result = asyncio.run(_measure(url.rstrip("/"), model_name, api_key, load, concurrency))
+        result = asyncio.run(_measure(url, model_name, api_key, load, concurrency))
     if as_json:
         print(msgspec.json.encode(result).decode())
     else:
         _show(result)
     if result.done == 0:
-        raise ClusterError(f"no request was answered; {max(result.reasons, key=lambda reason: result.reasons[reason])}")
+        reason = max(result.reasons, key=lambda reason: result.reasons[reason])
+        mistaken = result.refused == result.failed + result.rejected
+        raise (UserError if mistaken else ClusterError)(f"no request was answered; {reason}")
 
 
 async def _measure(

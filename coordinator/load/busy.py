@@ -3,12 +3,14 @@
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from coordinator.client import authorization
+
 COMPUTE = "stageline_stage_compute_seconds_sum"
 
 
 async def compute_seconds(url: str, api_key: str | None) -> dict[int, float] | None:
     """Seconds of compute of each stage since its worker started; None if the workers cannot be asked from here."""
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    headers = authorization(api_key)
     async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport()) as http:
         try:
             groups = (await http.get(f"{url}/metrics/targets", headers=headers)).raise_for_status().json()

@@ -8,10 +8,11 @@ from typing import Any
 import httpx
 import msgspec
 
+from coordinator.client import authorization
 from coordinator.load.plan import Planned
 from coordinator.load.report import Seen
 from coordinator.server_events import EventParser
-from worker.errors import ClusterError
+from worker.errors import ClusterError, UserError
 
 TIMEOUT = httpx.Timeout(30.0, read=600.0)
 REJECTED = (429, 503)
@@ -40,7 +41,7 @@ class LoadClient:
     """
 
     def __init__(self, url: str, *, model: str, api_key: str | None, ours: bool, concurrency: int) -> None:
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        headers = authorization(api_key)
         limits = httpx.Limits(max_connections=concurrency)
         # a transport of its own: no proxy of the environment stands between
         transport = httpx.AsyncHTTPTransport(limits=limits)
@@ -67,16 +68,28 @@ class LoadClient:
         return await asyncio.gather(*(one(request) for request in planned))
 
     async def _send(self, request: Planned) -> Seen:
+        body = msgspec.json.encode(self._body(request))
+        headers = {"Content-Type": "application/json"}
         sent = time.perf_counter()
+        answered = False
         try:
-            async with self._http.stream("POST", "/v1/completions", json=self._body(request)) as response:
+            async with self._http.stream("POST", "/v1/completions", content=body, headers=headers) as response:
+                answered = True
                 if response.status_code != 200:
                     await response.aread()
                     outcome = "rejected" if response.status_code in REJECTED else "failed"
-                    return Seen(outcome=outcome, reason=_reason(response), seconds=time.perf_counter() - sent)
+                    refused = outcome == "failed" and 400 <= response.status_code < 500
+                    seconds = time.perf_counter() - sent
+                    return Seen(outcome=outcome, refused=refused, reason=_reason(response), seconds=seconds)
                 return await _read(response, sent)
         except httpx.HTTPError as error:
             reason = f"{type(error).__name__}: {error}".removesuffix(": ")
+            # a server that refuses a long body closes the connection under it, and its answer is lost
+            if not answered and isinstance(error, (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)):
+                reason += (
+                    f" (the server closed the connection before it answered a request of {len(body)} bytes; if that is "
+                    "more than it takes, ask for fewer --prompt-tokens)"
+                )
             return Seen(outcome="failed", reason=reason, seconds=time.perf_counter() - sent)
 
     def _body(self, request: Planned) -> dict[str, Any]:
@@ -95,12 +108,14 @@ class LoadClient:
 async def server_of(url: str, api_key: str | None) -> tuple[str, bool]:
     """The model that the server at `url` names first, and whether it is a coordinator.
 
-    Raises ClusterError if it does not answer like an OpenAI-compatible server.
+    Raises UserError if it refuses the key, ClusterError if it does not answer like an OpenAI-compatible server.
     """
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    headers = authorization(api_key)
     async with httpx.AsyncClient(headers=headers, timeout=TIMEOUT, transport=httpx.AsyncHTTPTransport()) as http:
         try:
             models = await http.get(f"{url}/v1/models")
+            if models.status_code in (401, 403):
+                raise UserError(f"{url} answered {_reason(models)} (pass --api-key or set STAGELINE_API_KEY)")
             ours = (await http.get(f"{url}/cluster")).status_code == 200
             models.raise_for_status()
             return models.json()["data"][0]["id"], ours

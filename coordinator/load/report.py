@@ -13,10 +13,12 @@ Outcome = Literal["done", "rejected", "failed"]
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
     """One request as its client saw it. Times in seconds since it was sent; `arrivals` of the pieces of the answer.
 
-    `rejected` is status 429 or 503 before the first piece; `failed` is everything else that is no whole answer.
+    `rejected` is status 429 or 503 before the first piece; `failed` is everything else that is no whole answer, and
+    `refused` marks those of them that the server called wrong: any other status from 400 to 499.
     """
 
     outcome: Outcome
+    refused: bool = False
     reason: str = ""
     prompt_tokens: int = 0
     answer_tokens: int = 0
@@ -27,7 +29,8 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """All requests together. Latencies in seconds, by percentile ("p50", "p95", "p99"); empty if nothing was measured.
 
-    `busy` is each stage's share of the time in which it computed, None for a server that does not say.
+    `failed` includes `refused`. `busy` is each stage's share of the time in which it computed, None for a server that
+    does not say.
     """
 
     server: str
@@ -35,6 +38,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     done: int
     rejected: int
     failed: int
+    refused: int
     reasons: dict[str, int]
     prompt_tokens: int
     answer_tokens: int
@@ -61,6 +65,7 @@ def report(server: str, seen: Sequence[Seen], seconds: float, busy: list[float] 
         done=len(done),
         rejected=sum(one.outcome == "rejected" for one in seen),
         failed=sum(one.outcome == "failed" for one in seen),
+        refused=sum(one.refused for one in seen),
         reasons=reasons,
         prompt_tokens=sum(one.prompt_tokens for one in done),
         answer_tokens=answer_tokens,

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from coordinator.plan.machine import Link, Machine
+from coordinator.plan.machine import MOST_MACHINES, Link, Machine
 from worker.errors import ConfigError
 
 GIB = 2**30
@@ -98,6 +98,11 @@ def machines(descriptions: tuple[str, ...], over: Link) -> tuple[Machine, ...]:
 
 def _described(text: str) -> list[tuple[str, Figures]]:
     count = COUNT.match(text.strip())
+    if count and not 1 <= int(count[1]) <= MOST_MACHINES:
+        raise ConfigError(
+            f"--machine {text!r}: {count[1]} machines, expected 1 to {MOST_MACHINES}, as in '2 x M4 Max 128'",
+            param="machine",
+        )
     rest = text.strip()[count.end() if count else 0 :]
     for chip in chips():
         known, memory = figures(chip), MEMORY.fullmatch(rest[len(chip) :])

@@ -4,6 +4,8 @@ import msgspec
 
 from coordinator.plan.cost import Piece
 
+MOST_MACHINES = 64  # of one plan
+
 
 class Link(msgspec.Struct, frozen=True):
     """A network: seconds until the first byte arrives, then bytes a second."""

@@ -16,10 +16,8 @@ from pathlib import Path
 import msgspec
 
 from coordinator.plan.chips import Figures, chips, figures, link, machine
-from coordinator.plan.machine import Machine
+from coordinator.plan.machine import MOST_MACHINES, Machine
 from worker.errors import ConfigError
-
-MOST_MACHINES = 64
 
 
 class Entry(Figures, frozen=True, kw_only=True, forbid_unknown_fields=True):

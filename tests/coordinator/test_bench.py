@@ -11,6 +11,9 @@ from rich.console import Console
 from coordinator.cli import run
 from coordinator.commands import bench_kernels
 from coordinator.commands.bench_kernels import Report, Row, Way
+from coordinator.commands.running import failure
+from tests.coordinator.scripted import Answer, as_error, serving
+from worker.errors import UserError
 
 
 def report(**changes: object) -> Report:
@@ -19,7 +22,9 @@ def report(**changes: object) -> Report:
         Row("norm, in_proj", "64 -> 128", 20_000_000, stock, fused, 2.0),
         Row("head", "64 -> 9", 5, stock, why="odd"),
     ]
-    made = Report("Some GPU", "cuda", "MLX has one", "demo", "8:32", 1, 4e12, {"odd": 1}, rows)
+    made = Report(
+        "Some GPU", "cuda", "MLX has one", "demo", "8:32", 1, 4e12, {"odd": 1}, rows, [row.name for row in rows]
+    )
     return msgspec.structs.replace(made, **changes)
 
 
@@ -72,9 +77,74 @@ def test_a_format_without_kernels_is_counted() -> None:
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [(["--preset", "huge"], "no preset 'huge'"), (["--quantize", "9:7"], "--quantize '9:7'")],
-    ids=["preset", "quantize"],
+    [
+        (["--preset", "huge"], "no preset 'huge'"),
+        (["--quantize", "9:7"], "--quantize '9:7'"),
+        (["--quantize", "mxfp4"], "random weights are measured in the formats BITS:GROUP"),
+        (["--quantize", "nvfp4"], "random weights are measured in the formats BITS:GROUP"),
+        (["--quantize", "mxfp8"], "random weights are measured in the formats BITS:GROUP"),
+        (
+            ["--preset", "demo", "--calls", "1", "--rounds", "1", "--only", "zzz"],
+            "--only 'zzz': no operation's name contains it; there are: norm, in_proj; ",
+        ),
+    ],
+    ids=["preset", "quantize", "mxfp4", "nvfp4", "mxfp8", "only"],
 )
 def test_wrong_options(options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["bench", "kernels", *options]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_decode_of_a_format_that_is_not_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", "decode", "--preset", "demo", "--quantize", "mxfp8"]) == 2
+    assert "random weights are measured in the formats BITS:GROUP" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["decode", "serve"])
+def test_a_wrong_model_is_the_users_mistake(what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the words of the process that found it."""
+    assert run(["bench", what, "/nonexistent"]) == 2
+    assert capsys.readouterr().err.startswith("stageline: error: /nonexistent: no such directory")
+
+
+def test_other_ends_of_a_process_are_ours() -> None:
+    assert isinstance(failure(["x"], 2, "loading\nstageline: error: too many"), UserError)
+    assert failure(["x"], 2, "loading\nstageline: error: too many").message == "too many"
+    assert failure(["x", "y"], 1, "").message == "`x y` ended with status 1: it said nothing"
+    assert failure(["x"], None, "odd").message == "`x` did not get ready: odd"
+    assert failure(["x"], 1, "").exit_status == failure(["x"], None, "").exit_status == 1
+
+
+def serve(*options: str) -> int:
+    return run(["bench", "serve", "--requests", "2", *options])
+
+
+@pytest.mark.parametrize("url", ["foo", "localhost:8000", "ftp://host"])
+def test_an_address_to_measure_is_checked(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert serve("--against", url) == 2
+    assert f"--against {url!r}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["gehe\u00efm", "se\ncret"])
+def test_a_key_that_no_header_carries_is_not_shown(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert serve("--against", "http://127.0.0.1:1", "--api-key", key) == 2
+    said = capsys.readouterr().err
+    assert "printable ASCII" in said
+    assert key not in said
+
+
+@pytest.mark.parametrize(
+    ("answers", "status"),
+    [([404], 2), ([413], 2), ([429], 1), ([500], 1), ([404, 404, 429], 1)],
+    ids=["no such model", "too long", "full", "broken", "some of each"],
+)
+def test_what_the_server_calls_wrong_is_the_users_mistake(
+    answers: list[int], status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said: dict[str, Answer | list[Answer]] = {
+        "POST /v1/completions": [as_error("model 'nope' is not served", answer) for answer in answers],
+        "GET /cluster": as_error("no such page", 404),
+    }
+    with serving(said) as server:
+        assert serve("--against", server.url, "--model-name", "nope") == status
+    assert f"no request was answered; {answers[0]}: model 'nope'" in capsys.readouterr().err

@@ -141,3 +141,11 @@ def test_no_model_is_not_a_coordinator() -> None:
 def test_malformed_url(url: str) -> None:
     with pytest.raises(ConfigError, match=r"--url"):
         Client(url)
+
+
+@pytest.mark.parametrize("key", ["gehe\u00efm", "se\ncret", " secret"], ids=["not ASCII", "line", "space"])
+def test_key_that_no_header_carries(key: str) -> None:
+    with pytest.raises(ConfigError, match="printable ASCII") as caught:
+        Client("http://127.0.0.1:1", key)
+    assert caught.value.param == "api_key"
+    assert key not in caught.value.message

@@ -3,6 +3,9 @@
 import asyncio
 import json
 import math
+import re
+import socket
+import threading
 
 import pytest
 
@@ -10,8 +13,8 @@ from coordinator.load.busy import busy_shares
 from coordinator.load.client import LoadClient, server_of
 from coordinator.load.plan import plan_load
 from coordinator.load.report import Seen, percentiles, report
-from tests.coordinator.scripted import Answer, as_error, as_events, as_json, serving
-from worker.errors import ClusterError
+from tests.coordinator.scripted import Answer, Scripted, as_error, as_events, as_json, serving
+from worker.errors import ClusterError, UserError
 
 COMPLETIONS = "POST /v1/completions"
 
@@ -47,9 +50,11 @@ def test_a_report_counts_only_whole_answers():
         Seen(outcome="done", prompt_tokens=4, answer_tokens=1, arrivals=(0.1,), seconds=0.2),
         Seen(outcome="rejected", reason="429: full"),
         Seen(outcome="failed", reason="broke", prompt_tokens=9, answer_tokens=9, arrivals=(9.0,)),
+        Seen(outcome="failed", refused=True, reason="400: no"),
     ]
     got = report("http://x", seen, 2.0, [0.5])
-    assert (got.done, got.rejected, got.failed, got.reasons) == (2, 1, 1, {"429: full": 1, "broke": 1})
+    assert (got.done, got.rejected, got.failed, got.refused) == (2, 1, 2, 1)
+    assert got.reasons == {"429: full": 1, "broke": 1, "400: no": 1}
     assert (got.prompt_tokens, got.answer_tokens, got.answer_tokens_per_second) == (7, 4, 2.0)
     assert got.first_token_seconds["p99"] == 0.5
     assert got.inter_token_seconds == pytest.approx({"p50": 0.1, "p95": 0.2, "p99": 0.2})
@@ -117,6 +122,36 @@ def test_what_is_no_whole_answer_is_told_apart(answer, outcome, reason):
         (seen,) = sent(server)
     assert seen.outcome == outcome
     assert seen.reason.startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("answer", "explained"),
+    [(b"", True), (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\ndata: {", False)],
+    ids=["before the answer", "within it"],
+)
+def test_a_connection_closed_before_the_answer_is_explained(answer, explained):
+    def hang_up():
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1 << 16)
+            connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        (seen,) = sent(Scripted(f"http://127.0.0.1:{listener.getsockname()[1]}", {}))
+        thread.join()
+    assert (seen.outcome, seen.refused) == ("failed", False)
+    why = r"closed the connection before it answered a request of \d+ bytes.*fewer --prompt-tokens"
+    assert bool(re.search(why, seen.reason)) == explained
+
+
+def test_a_key_that_the_server_refuses_is_the_users_mistake():
+    with (
+        serving({"GET /v1/models": as_error("wrong key", 401), "GET /cluster": as_error("wrong key", 401)}) as server,
+        pytest.raises(UserError, match=r"401: wrong key \(pass --api-key"),
+    ):
+        asyncio.run(server_of(server.url, "k"))
 
 
 def test_requests_run_at_the_same_time_and_each_is_seen_once():

@@ -151,3 +151,9 @@ def test_a_mac_is_found_by_its_name(monkeypatch):
     (machine,) = this_machine(1)
     assert machine.chip == "M4 Max"
     assert machine.bandwidth == 546e9
+
+
+@pytest.mark.parametrize("count", ["0", "65", "100000000"])
+def test_a_count_of_machines_has_limits(count):
+    with pytest.raises(ConfigError, match=f"{count} machines, expected 1 to 64"):
+        machines((f"{count} x H200",), link("thunderbolt"))
