@@ -8,7 +8,7 @@ from prometheus_client.registry import Collector
 from coordinator import metrics
 from coordinator.observer import Observer
 from coordinator.view import ClusterView
-from worker.series import Series
+from worker.telemetry.series import Series
 
 
 class ClusterCollector(Collector):

@@ -1,6 +1,6 @@
 """The coordinator's Prometheus series: what each means. `observer` counts some of them, `collector` reads others."""
 
-from worker.series import Series
+from worker.telemetry.series import Series
 
 # a token of the demo model takes a millisecond, a whole answer may take many minutes
 INTERVALS = (1e-3, 2.5e-3, 5e-3, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 10.0)

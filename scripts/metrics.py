@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from coordinator import metrics as coordinator
-from worker import metrics as worker
-from worker.series import Series
+from worker.telemetry import metrics as worker
+from worker.telemetry.series import Series
 
 PAGE = Path("docs/metrics.md")
 INTRODUCTION = """\
 # Metrics
 
-`make generate` writes this page from the definitions in `coordinator/metrics.py` and `worker/metrics.py`.
+`make generate` writes this page from the definitions in `coordinator/metrics.py` and `worker/telemetry/metrics.py`.
 
 Every worker serves its own series on a port of its own on loopback, the coordinator serves its own at `/metrics` on the
 API's port. `GET /metrics/targets` lists all of them for Prometheus' HTTP service discovery: the workers that live, with

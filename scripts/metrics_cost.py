@@ -19,14 +19,14 @@ set_defaults()
 from prometheus_client import generate_latest  # noqa: E402 MLX's settings come first
 
 from coordinator.demo import demo_model  # noqa: E402
-from worker.collector import WorkerCollector  # noqa: E402
-from worker.histograms import Histograms  # noqa: E402
 from worker.hub import describe  # noqa: E402
 from worker.loading import load_stage_of  # noqa: E402
 from worker.protocol import Assign, Chunk, Lease, Open, Sampling, Segment, Tokens  # noqa: E402
 from worker.run import Run  # noqa: E402
-from worker.series import new_registry  # noqa: E402
-from worker.vitals import Vitals  # noqa: E402
+from worker.telemetry.collector import WorkerCollector  # noqa: E402
+from worker.telemetry.histograms import Histograms  # noqa: E402
+from worker.telemetry.series import new_registry  # noqa: E402
+from worker.telemetry.vitals import Vitals  # noqa: E402
 
 PAIRS, STEPS = 200, 16
 SCRAPE_SECONDS = 2.5  # half of that time is without metrics: as every 5 seconds

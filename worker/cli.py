@@ -37,9 +37,9 @@ def main(control: str, session: str, stage: int, stages: int, runtime: Path, lea
 
     set_defaults()
     from worker.loading import hello, load_stage_of  # imports mlx, which reads the environment
-    from worker.metrics_server import MetricsServer
     from worker.pulse import Pulse
     from worker.service import Service
+    from worker.telemetry.server import MetricsServer
     from worker.transport import Transport
 
     try:

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 import mlx.core as mx
 import msgspec
 
-from worker.memory import Memory
-from worker.probe import Probe
 from worker.protocol import Activations, DType, Held, Open, Sampled, Segment, Tokens, requests_of
 from worker.sampling import Sampler
 from worker.snapshots import Snapshots
 from worker.stage import Stage
+from worker.telemetry.memory import Memory
+from worker.telemetry.probe import Probe
 
 _DTYPES: dict[DType, mx.Dtype] = {"bfloat16": mx.bfloat16, "float16": mx.float16, "float32": mx.float32}
 _NAMES: dict[mx.Dtype, DType] = {dtype: name for name, dtype in _DTYPES.items()}

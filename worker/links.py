@@ -16,8 +16,8 @@ from typing import Any
 import zmq
 
 from worker.errors import ProtocolError
-from worker.hops import Hops
 from worker.protocol import Ack, BackOnLink, Message, OnLink, Receipt, decode, encode
+from worker.telemetry.hops import Hops
 from worker.window import ACK_BYTES, ACK_MESSAGES, WINDOW_MESSAGES, Window
 
 _SEQUENCE = struct.Struct("<Q")

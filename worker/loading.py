@@ -11,7 +11,6 @@ from worker.bandwidth import memory_bandwidth
 from worker.capacity import memory_name, usable_bytes
 from worker.engine import Engine
 from worker.errors import ConfigError
-from worker.facts import Facts
 from worker.footprint import footprint
 from worker.hub import fetch_stage
 from worker.protocol import PROTOCOL_VERSION, Assign, Hello
@@ -19,6 +18,7 @@ from worker.quantization import parse_quantization
 from worker.snapshot_files import SnapshotFiles
 from worker.snapshots import Snapshots
 from worker.stage import Stage
+from worker.telemetry.facts import Facts
 from worker.weights import load_stage
 
 

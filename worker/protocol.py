@@ -127,7 +127,7 @@ class Heartbeat(Message, frozen=True, kw_only=True):
 
     `state_bytes` are those of open sequences, `snapshot_bytes` those of snapshots. `in_flight` counts steps, `credits`
     the messages that may still be sent downstream. The other seconds are totals of this process (the parts of a step:
-    `worker.timesheet`); `hop_seconds` is the mean of the last measured hops to the next
+    `worker.telemetry.timesheet`); `hop_seconds` is the mean of the last measured hops to the next
     stage, 0 if none was measured; `decode_p50` and `decode_p95` are of the last decode steps' compute time.
     `elapsed_seconds` is this process's monotonic clock, for what two heartbeats differ in. `piece_rows` were computed
     in `piece_seconds`: in prefill steps of at least BLOCK rows, which are large enough to tell the speed.

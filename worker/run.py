@@ -30,7 +30,7 @@ from worker.protocol import (
     Tokens,
     check_activations,
 )
-from worker.vitals import Vitals
+from worker.telemetry.vitals import Vitals
 
 
 @dataclass(frozen=True, slots=True)

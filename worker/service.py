@@ -6,11 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from worker.collector import WorkerCollector
 from worker.engine import Engine
 from worker.errors import ProtocolError, StagelineError, UserError
-from worker.facts import Facts
-from worker.histograms import Histograms
 from worker.links import Links
 from worker.protocol import (
     Assign,
@@ -32,9 +29,12 @@ from worker.protocol import (
     Stop,
 )
 from worker.run import Run
-from worker.series import new_registry
+from worker.telemetry.collector import WorkerCollector
+from worker.telemetry.facts import Facts
+from worker.telemetry.histograms import Histograms
+from worker.telemetry.series import new_registry
+from worker.telemetry.vitals import Vitals
 from worker.transport import Transport
-from worker.vitals import Vitals
 
 log = logging.getLogger("stageline.worker")
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import zmq
 
-from worker.hops import Hops
 from worker.links import Links
 from worker.protocol import Message, ToWorker, decode, encode
+from worker.telemetry.hops import Hops
 
 WAIT_MILLISECONDS = 500  # then look whether a signal asks to leave
 LINGER_MILLISECONDS = 500

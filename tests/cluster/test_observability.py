@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from coordinator import metrics as coordinator_metrics
 from coordinator.view import ClusterView
 from tests.cluster.running import COMMAND, events, running
-from worker import metrics as worker_metrics
+from worker.telemetry import metrics as worker_metrics
 
 STAGES = 3
 PATH = "/v1/completions"

@@ -8,8 +8,8 @@ import hashlib
 from worker.engine import Pending
 from worker.errors import ProtocolError
 from worker.footprint import Footprint
-from worker.memory import Memory
 from worker.protocol import Activations, Held, Sampled, Tokens, encode
+from worker.telemetry.memory import Memory
 from worker.window import WINDOW_MESSAGES, Window
 
 VOCABULARY = 251

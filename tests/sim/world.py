@@ -14,7 +14,6 @@ from coordinator.pace import Pace
 from coordinator.request import Request
 from coordinator.scheduler import Bounds, Scheduler
 from tests.sim.stages import FOOTPRINT, STOP_TOKEN, HashEngine, MemoryTransport
-from worker.facts import Facts
 from worker.links import Received
 from worker.protocol import (
     PROTOCOL_VERSION,
@@ -31,6 +30,7 @@ from worker.protocol import (
     encode,
 )
 from worker.service import Service
+from worker.telemetry.facts import Facts
 
 LEASE = 4
 FACTS = Facts(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from worker.hops import RECEIPT_EVERY, Hops
 from worker.protocol import Activations, Close, Segment, Tokens
+from worker.telemetry.hops import RECEIPT_EVERY, Hops
 
 
 @pytest.fixture

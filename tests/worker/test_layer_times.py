@@ -2,7 +2,7 @@
 
 import pytest
 
-from worker.layer_times import COST, LEAST_SECONDS, LEAST_STEPS, LayerTimes
+from worker.telemetry.layer_times import COST, LEAST_SECONDS, LEAST_STEPS, LayerTimes
 
 
 def test_seconds_add_up_by_kind():

@@ -8,16 +8,16 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from worker import metrics
-from worker.collector import WorkerCollector
-from worker.facts import Facts
 from worker.footprint import Footprint
-from worker.histograms import Histograms
-from worker.memory import Memory
-from worker.metrics_server import MetricsServer
 from worker.protocol import Segment
-from worker.series import new_registry
-from worker.vitals import Vitals, percentile
+from worker.telemetry import metrics
+from worker.telemetry.collector import WorkerCollector
+from worker.telemetry.facts import Facts
+from worker.telemetry.histograms import Histograms
+from worker.telemetry.memory import Memory
+from worker.telemetry.series import new_registry
+from worker.telemetry.server import MetricsServer
+from worker.telemetry.vitals import Vitals, percentile
 
 FACTS = Facts(
     first=4,

@@ -5,13 +5,13 @@ import time
 import pytest
 
 from worker.engine import Pending
-from worker.histograms import Histograms
 from worker.links import Received
-from worker.memory import Memory
 from worker.protocol import Activations, Close, Fault, Open, Sampling, Segment
 from worker.run import Run
-from worker.series import new_registry
-from worker.vitals import Vitals
+from worker.telemetry.histograms import Histograms
+from worker.telemetry.memory import Memory
+from worker.telemetry.series import new_registry
+from worker.telemetry.vitals import Vitals
 
 
 class Relay:

@@ -3,7 +3,7 @@
 import pytest
 
 from worker.protocol import Segment, StageTimes
-from worker.timesheet import Timesheet
+from worker.telemetry.timesheet import Timesheet
 
 
 def rows(request, first=0, count=1):

@@ -2,9 +2,9 @@
 
 from prometheus_client import CollectorRegistry, Histogram
 
-from worker import metrics
-from worker.series import Series
-from worker.timesheet import Finished
+from worker.telemetry import metrics
+from worker.telemetry.series import Series
+from worker.telemetry.timesheet import Finished
 
 
 class Histograms:

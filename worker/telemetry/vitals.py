@@ -11,13 +11,13 @@ from typing import Any
 
 import msgspec
 
-from worker.facts import Facts
-from worker.histograms import Histograms
-from worker.hops import Hops
-from worker.layer_times import LayerTimes
-from worker.memory import Memory
 from worker.protocol import BLOCK, Close, Heartbeat, StageTimes
-from worker.timesheet import Finished, Timesheet
+from worker.telemetry.facts import Facts
+from worker.telemetry.histograms import Histograms
+from worker.telemetry.hops import Hops
+from worker.telemetry.layer_times import LayerTimes
+from worker.telemetry.memory import Memory
+from worker.telemetry.timesheet import Finished, Timesheet
 
 SETTLE_STEPS = 16  # may be left uncounted while there is always something to do
 MEASURE_SECONDS = 0.25  # counting state costs time, and a heartbeat is sent twice a second

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from worker.series import STEP_BUCKETS, Series
+from worker.telemetry.series import STEP_BUCKETS, Series
 
 # a hop takes tens of microseconds; a message may have to wait for a long prompt's step
 SHORT_BUCKETS = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0)

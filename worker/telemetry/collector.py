@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from worker import metrics
-from worker.facts import Facts
-from worker.layer_times import KINDS
-from worker.series import Series
+from worker.telemetry import metrics
+from worker.telemetry.facts import Facts
+from worker.telemetry.layer_times import KINDS
+from worker.telemetry.series import Series
+from worker.telemetry.vitals import Vitals
 from worker.version import VERSION
-from worker.vitals import Vitals
 
 
 class WorkerCollector(Collector):

@@ -4,7 +4,7 @@ import time
 
 import mlx.core as mx
 
-from worker.layer_times import ENDS, KINDS
+from worker.telemetry.layer_times import ENDS, KINDS
 
 
 class Probe:
