@@ -29,8 +29,8 @@ run on these times. `stageline plan --explain` prints the arithmetic of any plan
 where each chip's figures come from and which of them are assumed.
 
 What is known about its error:
-- **The simulation**: real clusters of 1, 2 and 3 stages with 2, 4 and 8 users, whose stages sleep for a known time,
-  gave the predicted throughput within 9 % in all nine cases, and the first token of a prompt in four pieces
+- **The simulation**: real clusters of 1, 2 and 3 stages with 2 and 8 users, whose stages sleep for a known time,
+  gave the predicted throughput within 9 % in all six cases, and the first token of a prompt in four pieces
   within 10 % (`tests/cluster/test_prediction.py`, which prints the errors and fails at 10 %).
 - **A step on an H200** with Super: {eight} tok/s predicted at 8 bits where 180.6 were measured, {four} for 239.8 at 4
   bits, and with four sequences {eights} for 360 and {fours} for 391. Two figures of the card were taken from these
