@@ -6,9 +6,7 @@ import logging
 import os
 import resource
 import signal
-import socket
 import sys
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from coordinator.config import Settings
 from coordinator.demo import NAME as DEMO_NAME
 from coordinator.demo import demo_model
 from coordinator.identity import model_identity
+from coordinator.listener import listen
 from coordinator.pipeline import Limits
 from coordinator.plan.planner import equal_stages
 from coordinator.plan.sources import checkpoint_cost
@@ -64,7 +63,7 @@ def up(file: Path | None, **flags: Any) -> None:
     settings = config.settings(file, os.environ, flags)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    with _bound(settings) as listener:
+    with listen(settings.host, settings.port) as listener:
         model, cluster, limits = _prepare(settings)
         asyncio.run(serve(settings, model, cluster, limits, listener))
 
@@ -152,20 +151,3 @@ def _snapshots(directory: str | None, identity: str) -> str:
 def _name(source: str) -> str:
     """The last part of a directory or a hub id, without a revision."""
     return Path(source).expanduser().resolve().name if os.path.exists(source) else source.split("@")[0].split("/")[-1]
-
-
-@contextlib.contextmanager
-def _bound(settings: Settings) -> Generator[socket.socket]:
-    """The listening socket; bound first, so that a taken port is found before anything is loaded."""
-    host = settings.host.strip("[]")
-    try:
-        family = socket.getaddrinfo(host, settings.port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.create_server((host, settings.port), family=family)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {host} port {settings.port}: {error.strerror}; choose another with --port, "
-            "or --port 0 for any free one",
-            param="port",
-        ) from error
-    with listener:
-        yield listener

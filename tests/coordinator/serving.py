@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import cache
@@ -15,6 +14,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from coordinator.api.app import create_app
+from coordinator.listener import listen
 from coordinator.prompt import PromptCodec
 from coordinator.served import ServedModel
 from tests.fakes.pipeline import FakePipeline
@@ -65,7 +65,7 @@ def post(pipeline: FakePipeline, path: str, body: dict[str, Any], **options: Any
 @asynccontextmanager
 async def server(app: ASGIApp) -> AsyncIterator[str]:
     """The address of a real server on loopback, in this event loop."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with listen("127.0.0.1", 0) as listener:
         config = uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
         running = uvicorn.Server(config)
         task = asyncio.create_task(running.serve(sockets=[listener]))
