@@ -1,7 +1,6 @@
 """The numbers of a real three-stage cluster, scraped from outside, are true.
 
-One stage can be slowed while the cluster runs: its process starts with a `sitecustomize` that wraps the stage's step in
-a sleep, which lasts as long as a file is there. The product knows nothing of it.
+One stage can be slowed while the cluster runs, as long as a file is there (`slow/sitecustomize.py`).
 """
 
 import os
@@ -16,40 +15,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.cluster.running import events, running
+from tests.cluster.slowed import slow_down
 
 pytestmark = pytest.mark.timeout(120)  # it measures for a while, on machines that others use too
 STAGES = 3
 SLOW_STAGE, DELAY = 1, 0.020
 FIRST = {"prompt": "hello", "max_tokens": 40, "ignore_eos": True}
-SLOWED = """
-import importlib.abc, importlib.util, os, sys, time
-
-class SlowStage(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path, target=None):
-        if name != "worker.stage":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        load = spec.loader.exec_module
-
-        def exec_module(module):
-            load(module)
-            call = module.Stage.__call__
-
-            def slow_call(*args):
-                if os.path.exists({flag!r}):
-                    time.sleep({delay})
-                return call(*args)
-
-            module.Stage.__call__ = slow_call
-
-        spec.loader.exec_module = exec_module
-        return spec
-
-words = sys.orig_argv
-if "worker.cli" in words and words[words.index("--stage") + 1] == "{stage}":
-    sys.meta_path.insert(0, SlowStage())
-"""
 
 
 class Shares(NamedTuple):
@@ -109,11 +80,9 @@ def shares(before, after):
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("slowed")
-    flag = folder / "flag"
-    (folder / "sitecustomize.py").write_text(SLOWED.format(flag=str(flag), delay=DELAY, stage=SLOW_STAGE))
+    flag = tmp_path_factory.mktemp("slowed") / "flag"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]))
+        slow_down(patch, step=DELAY, stage=SLOW_STAGE, flag=flag)
         with running(stages=STAGES) as cluster:
             yield Watched(cluster, flag)
 

@@ -1,9 +1,11 @@
 """Python runs this at its start where PYTHONPATH names this directory: stages then sleep before every step.
 
 Several stages on a few cores would compete for them; sleeping ones do not, so a pipeline behaves as on machines of its
-own. STAGELINE_TEST_SLEEP is "seconds a step, seconds a row".
+own. STAGELINE_TEST_SLEEP has seconds a step and a row, which stage sleeps (null: all), and the file that must be there
+for it (null: none), as JSON.
 """
 
+import json
 import os
 import sys
 import time
@@ -29,15 +31,22 @@ class _Slow:
 
 
 def _slow(stage):
-    step, row = map(float, os.environ["STAGELINE_TEST_SLEEP"].split(","))
+    step, row, flag = SETTINGS["step"], SETTINGS["row"], SETTINGS["flag"]
     call = stage.__call__
 
     def __call__(self, inputs, *arguments, **options):  # noqa: N807
-        time.sleep(step + row * inputs.shape[0])
+        if flag is None or os.path.exists(flag):
+            time.sleep(step + row * inputs.shape[0])
         return call(self, inputs, *arguments, **options)
 
     stage.__call__ = __call__
 
 
-if "STAGELINE_TEST_SLEEP" in os.environ:
+def _is_slow(stage):
+    words = sys.orig_argv
+    return stage is None or ("--stage" in words and words[words.index("--stage") + 1] == str(stage))
+
+
+SETTINGS = json.loads(os.environ.get("STAGELINE_TEST_SLEEP", "null"))
+if SETTINGS is not None and _is_slow(SETTINGS["stage"]):
     sys.meta_path.insert(0, _Slow())
