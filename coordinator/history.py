@@ -2,7 +2,8 @@
 
 Columns of the cluster: `seconds` (when a sample was taken), tokens_per_second, prefill_tokens_per_second, running,
 waiting. Columns of a stage: the shares busy, wait and transfer, the seconds p50, p95 and hop, memory_bytes, up. A stage
-that is not ready has None in its numbers; so have p50, p95 and hop in a sample in which it made no decode step.
+that is not ready, or was lost since the last sample, has None in its numbers; so have p50, p95 and hop in a sample in
+which it made no decode step.
 """
 
 from collections import deque
@@ -35,6 +36,7 @@ class History:
         self._generated = self._prefilled = 0
         self._last = now
         self._decode_steps: dict[int, int] = {}
+        self._restarts: dict[int, int] = {}
         self.tokens_per_second = self.prefill_tokens_per_second = 0.0  # in the last sample
 
     def add(self, now: float, view: ClusterView, generated: int) -> None:
@@ -62,7 +64,9 @@ class History:
     def _stage(self, stage: StageView) -> tuple[Number, ...]:
         made_steps = self._decode_steps.get(stage.stage, 0) != stage.decode_steps
         self._decode_steps[stage.stage] = stage.decode_steps
-        if stage.state != "ready":
+        was_lost = self._restarts.get(stage.stage, stage.restarts) != stage.restarts
+        self._restarts[stage.stage] = stage.restarts
+        if stage.state != "ready" or was_lost:
             return (None,) * (len(STAGE) - 1) + (False,)
         shares = (_round(share, 4) for share in (stage.busy, stage.wait, stage.transfer))
         seconds = stage.decode_p50, stage.decode_p95, stage.hop_seconds or None

@@ -60,6 +60,12 @@ def test_a_stage_that_is_not_ready_has_no_numbers() -> None:
     assert all(values[1] is None and values[2] is not None for values in columns.values())
 
 
+def test_a_stage_that_was_lost_between_two_samples_has_a_gap() -> None:
+    got = second_stage(filled(running(1), running(2, restarts=1), running(3, restarts=1)))
+    assert got["up"] == [True, False, True]
+    assert got["p50"] == [0.001, None, 0.001]
+
+
 def test_times_are_of_samples_with_decode_steps() -> None:
     columns = second_stage(filled(running(5), running(5), running(6)))
     assert columns["p50"] == [0.001, None, 0.001]
