@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import httpx
 import msgspec
 
+from coordinator.config import is_presentable
 from coordinator.server_events import server_events
 from coordinator.view import ClusterView
 from worker.errors import ClusterError, ConfigError, StagelineError, UserError
@@ -68,7 +69,7 @@ def authorization(api_key: str | None) -> dict[str, str]:
     """The header that presents a key, none without one. Raises ConfigError, without the key, if no header can."""
     if not api_key:
         return {}
-    if not (api_key.isascii() and api_key.isprintable() and api_key == api_key.strip()):
+    if not is_presentable(api_key):
         raise ConfigError(
             "--api-key (or STAGELINE_API_KEY): a key is printable ASCII without spaces at its ends, since it is sent "
             "in an HTTP header, and this one is not: give the key that the server was started with",

@@ -216,7 +216,7 @@ def _checked(values: Settings) -> Settings:
             f"restart_delay {values.restart_delay} is more than restart_delay_limit {values.restart_delay_limit}",
             param="restart_delay",
         )
-    if values.api_key is not None and not _is_presentable(values.api_key):
+    if values.api_key is not None and not is_presentable(values.api_key):
         raise ConfigError(
             "the API key must be printable ASCII without spaces at its ends, since clients send it in an HTTP header: "
             "choose another",
@@ -233,7 +233,8 @@ def _checked(values: Settings) -> Settings:
     return values
 
 
-def _is_presentable(key: str) -> bool:
+def is_presentable(key: str) -> bool:
+    """Whether an HTTP header can carry the key as it is."""
     return key.isascii() and key.isprintable() and key == key.strip()
 
 

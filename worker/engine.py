@@ -1,4 +1,4 @@
-"""Runs a stage's steps: the only place that evaluates arrays. No sockets.
+"""Runs a stage's steps and waits for them. No sockets.
 
 Shapes: T rows of a step, D hidden size, S sampled rows.
 """

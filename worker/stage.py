@@ -145,7 +145,8 @@ class Stage:
         sample: Sequence[int] = (),
         probe: Callable[[int | None, mx.array], None] | None = None,
     ) -> mx.array:
-        """Runs one step; builds the graph only. Evaluate the result together with `state.pending()`.
+        """Runs one step: builds the graph, and hands plain layers to MLX two at a time. Evaluate the result together
+        with `state.pending()`.
 
         `inputs` are token ids [T] on the first stage, else hidden states [T, D]; `segments` are (request, count) and
         say whose rows they are, in order: T is the sum of the counts. Returns hidden states [T, D], or on the last

@@ -5,6 +5,8 @@ from typing import Literal
 
 import msgspec
 
+from worker.telemetry.percentile import percentile
+
 QUANTILES = (50, 95, 99)
 
 Outcome = Literal["done", "rejected", "failed"]
@@ -80,6 +82,4 @@ def report(server: str, seen: Sequence[Seen], seconds: float, busy: list[float] 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
     """The smallest values that 50, 95 and 99 percent of all do not exceed; empty for none."""
-    ordered = sorted(values)
-    last = len(ordered) - 1
-    return {f"p{q}": ordered[min(last, -(-q * len(ordered) // 100) - 1)] for q in QUANTILES} if ordered else {}
+    return {f"p{q}": percentile(values, q / 100) for q in QUANTILES} if values else {}

@@ -3,13 +3,11 @@
 import os
 import platform
 import subprocess
-import time
 
 from coordinator.plan.chips import GIB, Figures, chips, figures, link, machine
 from coordinator.plan.machine import Machine
+from worker.core_bandwidth import core_bandwidth
 
-READ_BYTES = 64 << 20
-READS = 3
 SECONDS = 5.0
 # MLX computes a quantised product on one core of a CPU and is bound by arithmetic: on an EPYC that reads 32 GB/s, a
 # token of the model `bench` takes 45 ms for 73 MB. Good for nothing but the order of magnitude
@@ -50,23 +48,12 @@ def _nvidia_cards() -> list[tuple[str, Figures]]:
 
 
 def _cpu() -> tuple[str, Figures]:
-    measured = Figures(memory_gib=_memory() / GIB, bandwidth_gbs=_read_bandwidth() / 1e9)
+    measured = Figures(memory_gib=_memory() / GIB, bandwidth_gbs=core_bandwidth() / 1e9)
     return platform.machine() or "CPU", measured.over(CPU)
 
 
 def _memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _read_bandwidth() -> float:
-    """Bytes a second of one core: the best of a few searches for a byte that is not there."""
-    data = b"\x02" * READ_BYTES
-    seconds: list[float] = []
-    for _ in range(READS):
-        began = time.perf_counter()
-        data.find(1)
-        seconds.append(time.perf_counter() - began)
-    return READ_BYTES / min(seconds)
 
 
 def _said(*command: str) -> str:

@@ -282,7 +282,7 @@ def test_map_that_agrees_is_accepted(good: dict[bool, Path], tmp_path: Path) -> 
         (tmp_path / file.name).write_bytes(file.read_bytes())
     settings = {"bits": 8, "group_size": 32, "mode": "affine"}
     edit_config(tmp_path, quantization={**settings, "lm_head": {"bits": 8}, "backbone.embeddings": True})
-    describe(str(tmp_path))
+    assert describe(str(tmp_path)).spec == describe(str(good[True])).spec
 
 
 def test_a_tensor_in_two_files_is_refused(tmp_path: Path) -> None:

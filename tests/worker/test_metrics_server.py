@@ -15,9 +15,10 @@ from worker.telemetry.collector import WorkerCollector
 from worker.telemetry.facts import Facts
 from worker.telemetry.histograms import Histograms
 from worker.telemetry.memory import Memory
+from worker.telemetry.percentile import percentile
 from worker.telemetry.series import new_registry
 from worker.telemetry.server import MetricsServer
-from worker.telemetry.vitals import Vitals, percentile
+from worker.telemetry.vitals import Vitals
 
 FACTS = Facts(
     first=4,

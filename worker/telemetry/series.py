@@ -3,7 +3,7 @@
 from typing import Literal
 
 import msgspec
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 # a step of the demo model takes half a millisecond, one of a long prompt on a slow machine seconds
@@ -24,10 +24,6 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
     empty: str = ""
-
-    def gauge(self, registry: CollectorRegistry) -> Gauge:
-        """A gauge to be set."""
-        return Gauge(self.name, self.meaning, self.labels, registry=registry)
 
     def counter(self, registry: CollectorRegistry) -> Counter:
         """A counter to be increased."""

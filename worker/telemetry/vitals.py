@@ -3,10 +3,9 @@
 What is read elsewhere is replaced as a whole or only grows, so a reader needs no lock.
 """
 
-import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -17,6 +16,7 @@ from worker.telemetry.histograms import Histograms
 from worker.telemetry.hops import Hops
 from worker.telemetry.layer_times import LayerTimes
 from worker.telemetry.memory import Memory
+from worker.telemetry.percentile import percentile
 from worker.telemetry.timesheet import Finished, Timesheet
 
 SETTLE_STEPS = 16  # may be left uncounted while there is always something to do
@@ -178,8 +178,3 @@ class Vitals:
 
     def _decode_seconds(self) -> list[float]:
         return [step.compute for step in self.timesheet.decodes.copy()]
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that `share` of them do not exceed; 0 if there are none."""
-    return sorted(values)[max(math.ceil(share * len(values)), 1) - 1] if values else 0.0
