@@ -8,7 +8,8 @@ from collections.abc import Callable
 import zmq
 
 from worker.errors import ProtocolError
-from worker.protocol import FromWorker, Message, decode, encode
+from worker.protocol import FromWorker, Message
+from worker.wire import decode, encode
 
 log = logging.getLogger("stageline.control")
 

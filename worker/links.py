@@ -16,9 +16,10 @@ from typing import Any
 import zmq
 
 from worker.errors import ProtocolError
-from worker.protocol import Ack, BackOnLink, Message, OnLink, Receipt, decode, encode
+from worker.protocol import Ack, BackOnLink, Message, OnLink, Receipt
 from worker.telemetry.hops import Hops
 from worker.window import ACK_BYTES, ACK_MESSAGES, WINDOW_MESSAGES, Window
+from worker.wire import decode, encode
 
 _SEQUENCE = struct.Struct("<Q")
 

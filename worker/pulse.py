@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import zmq
 
-from worker.protocol import Heartbeat, encode
+from worker.protocol import Heartbeat
+from worker.wire import encode
 
 HEARTBEAT_SECONDS = 0.5
 

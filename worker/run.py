@@ -28,9 +28,9 @@ from worker.protocol import (
     Saved,
     Segment,
     Tokens,
-    check_activations,
 )
 from worker.telemetry.vitals import Vitals
+from worker.wire import check_activations
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,9 @@ from typing import Any
 import zmq
 
 from worker.links import Links
-from worker.protocol import Message, ToWorker, decode, encode
+from worker.protocol import Message, ToWorker
 from worker.telemetry.hops import Hops
+from worker.wire import decode, encode
 
 WAIT_MILLISECONDS = 500  # then look whether a signal asks to leave
 LINGER_MILLISECONDS = 500

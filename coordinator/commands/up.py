@@ -29,8 +29,8 @@ from coordinator.served import ServedModel, load_served_model
 from coordinator.serving import heard_signals, serve
 from worker.errors import ConfigError
 from worker.hub import describe, pinned
-from worker.protocol import MAX_TENSOR_BYTES
 from worker.quantization import parse_quantization
+from worker.wire import MAX_TENSOR_BYTES
 
 WIDEST_ITEM = 4  # bytes of a float32 in a hidden state
 MAX_DESCRIPTORS = 65536  # asked for; macOS gives 256 unless asked, which connections alone would use up

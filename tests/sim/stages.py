@@ -8,9 +8,10 @@ import hashlib
 from worker.engine import Pending
 from worker.errors import ProtocolError
 from worker.footprint import Footprint
-from worker.protocol import Activations, Held, Sampled, Tokens, encode
+from worker.protocol import Activations, Held, Sampled, Tokens
 from worker.telemetry.memory import Memory
 from worker.window import WINDOW_MESSAGES, Window
+from worker.wire import encode
 
 VOCABULARY = 251
 STOP_TOKEN = 7

@@ -26,11 +26,10 @@ from worker.protocol import (
     Sampling,
     Tokens,
     ToWorker,
-    decode,
-    encode,
 )
 from worker.service import Service
 from worker.telemetry.facts import Facts
+from worker.wire import decode, encode
 
 LEASE = 4
 FACTS = Facts(

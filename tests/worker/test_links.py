@@ -7,9 +7,10 @@ import zmq
 
 from worker.errors import ProtocolError
 from worker.links import Links
-from worker.protocol import Ack, Activations, Close, Segment, encode
+from worker.protocol import Ack, Activations, Close, Segment
 from worker.telemetry.hops import Hops
 from worker.window import ACK_BYTES, ACK_MESSAGES, WINDOW_BYTES, WINDOW_MESSAGES, Window
+from worker.wire import encode
 
 HEADER = Activations(epoch=1, batch=0, segments=(Segment(1, 0, 1, True),), dtype="float32", shape=(1, 2))
 

@@ -31,10 +31,8 @@ from worker.protocol import (
     StageTimes,
     Tokens,
     ToWorker,
-    check_activations,
-    decode,
-    encode,
 )
+from worker.wire import check_activations, decode, encode
 
 SNAPSHOT = f"128-{'a' * 32}"
 SEGMENTS = (Segment(1, 0, 2, False), Segment(2, 7, 1, True))
