@@ -8,7 +8,7 @@ import pytest
 from tests.cluster.running import events, running
 
 REQUESTS = [
-    {"prompt": [(7 * n + k) % 256 for k in range(1 + 23 * n % 90)], "max_tokens": 5 + 7 * n % 40, **settings}
+    {"prompt": [(7 * n + k) % 256 for k in range(1 + 23 * n % 90)], "max_tokens": 5 + 7 * n % 25, **settings}
     for n, settings in enumerate(
         [
             {"temperature": 0},
@@ -18,7 +18,7 @@ REQUESTS = [
             {"temperature": 0.8, "seed": 3, "top_p": 0.7, "presence_penalty": 0.5},
             {"temperature": 1.0, "seed": 4, "min_p": 0.05, "frequency_penalty": 0.4},
         ]
-        * 3
+        * 2
     )
 ]
 
@@ -32,7 +32,7 @@ def cluster(request):
 @pytest.mark.timeout(60)
 def test_company_does_not_change_an_answer(cluster):
     alone = [cluster.complete(**request) for request in REQUESTS]
-    with ThreadPoolExecutor(len(REQUESTS)) as pool:  # more than the stages hold at once: some wait
+    with ThreadPoolExecutor(len(REQUESTS)) as pool:  # more than one stage holds at once: there some wait
         together = list(pool.map(lambda request: cluster.complete(**request), REQUESTS))
     assert together == alone
     assert [len(tokens) for tokens in together] == [request["max_tokens"] for request in REQUESTS]
@@ -60,9 +60,9 @@ def test_clients_that_leave_disturb_nobody(cluster):
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("fields", [{"stop": "~"}, {"stop": ["}", "{{"]}], ids=["one", "several"])
+@pytest.mark.parametrize("fields", [{"stop": "~"}, {"stop": ["}", "~6V", "{{"]}], ids=["one", "several"])
 def test_a_stop_string_ends_the_answer_before_it(cluster, fields):
-    body = {"prompt": "x", "max_tokens": 400, "temperature": 1.0, "seed": 5}
+    body = {"prompt": "x", "max_tokens": 60, "temperature": 1.0, "seed": 5}
     whole = cluster.post("/v1/completions", **body).json()["choices"][0]["text"]
     stopped = cluster.post("/v1/completions", **body, **fields).json()["choices"][0]
     stops = [fields["stop"]] if isinstance(fields["stop"], str) else fields["stop"]

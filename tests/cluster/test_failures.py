@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from tests.cluster.load import settled
 from tests.cluster.running import alive, events, running
 
 LONG = {"prompt": "once upon a time", "max_tokens": 4000, "temperature": 0, "ignore_eos": True, "stream": True}
@@ -57,11 +58,7 @@ def test_a_client_that_leaves_frees_its_place_on_every_stage(cluster):
     with cluster.client.stream("POST", f"{cluster.url}/v1/completions", json=LONG) as response:
         next(events(response))
         assert cluster.cluster()["running"] == 1
-    deadline = time.monotonic() + 5
-    while any(stage["sequences"] or stage["state_bytes"] for stage in cluster.cluster()["stages"]):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    assert cluster.cluster()["running"] == 0
+    settled(cluster)
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)

@@ -59,7 +59,7 @@ def test_two_hundred_requests_at_once(model, tmp_path):
 def test_a_request_that_finds_no_place_in_time_is_told_so(model, tmp_path, monkeypatch):
     slow_down(monkeypatch, step=0.005)
     settings = tmp_path / "cluster.toml"
-    settings.write_text("max_running = 1\nqueue_timeout = 1.0\nrequest_timeout = 2.5\n")
+    settings.write_text("max_running = 1\nqueue_timeout = 0.6\nrequest_timeout = 1.5\n")
     with running(model, stages=2, arguments=["--config", str(settings)]) as cluster:
         runs, waits = serve(cluster.url, [body([1], 3000), body([2], 5)], delays=[0.0, 0.2])
         assert (waits.status, waits.tokens) == (504, [])
@@ -111,12 +111,12 @@ def test_seeded_tokens_depend_neither_on_neighbours_nor_on_a_restart(model, monk
     requests = [
         body(
             [rng.randrange(256) for _ in range(rng.choice([1, 5, 70, 150]))],
-            rng.randint(5, 60),
+            rng.randint(5, 40),
             temperature=rng.choice([0.7, 1.0, 1.3]),
             top_p=rng.choice([0.8, 1.0]),
             seed=number,
         )
-        for number in range(12)
+        for number in range(10)
     ]
     with running(model, stages=3, arguments=["--prefill-chunk", "64"]) as cluster:
         alone = [serve(cluster.url, [request])[0].tokens for request in requests]

@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import mlx.core as mx
 import pytest
@@ -12,22 +13,23 @@ from coordinator.demo import write_tokenizer
 from tests.checkpoints import BASE, build, edit_config, edit_tensors, make, save_original
 from tests.cluster.running import COMMAND, running
 
+pytestmark = pytest.mark.timeout(60)
 
-@pytest.fixture
-def model(tmp_path):
-    directory = tmp_path / "model"
+
+def model_in(directory):
     make(directory, BASE | {"vocab_size": 272})
     write_tokenizer(directory)
     return directory
 
 
 def up(*arguments):
+    """Exit status and last line on stderr."""
     done = subprocess.run(
         [*COMMAND, "up", "--port", "0", *map(str, arguments)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=18,
+        timeout=30,
     )
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
@@ -66,36 +68,52 @@ BROKEN = {
 }
 
 
+WRONG = [
+    (["/nonexistent/model"], "/nonexistent/model"),
+    (["--stages", "15"], "15 stages for 14 layers"),
+    (["--stages", "0"], "--stages"),
+    (["--stages", "two"], "--stages"),
+    (["--port", "70000"], "--port"),
+    (["--context", "100000"], "8192 tokens"),
+    (["--host", "0.0.0.0"], "--insecure"),
+    (["--host", "no.such.host.invalid"], "no.such.host.invalid: no such name"),
+    (["--host", "a..b"], "a..b: no such name"),
+    (["--prefill-chunk", "100000000"], "fit into one message"),
+    (["x" * 5000], "owner/name"),
+    (["--quantize", "8:32"], "quantised already"),
+    (["--quantize", "9:32"], "--quantize"),
+    (["--config", "/nonexistent.toml"], "/nonexistent.toml"),
+]
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """What becomes of every command, two of them at a time."""
+    commands = [arguments for arguments, _ in WRONG]
+    for damage, _ in BROKEN.values():
+        directory = model_in(tmp_path_factory.mktemp("model"))
+        damage(directory)
+        commands.append([directory])
+    with ThreadPoolExecutor(2) as pool:
+        endings = [pool.submit(up, *arguments) for arguments in commands]
+    return dict(zip([*map(name_of, commands[: len(WRONG)]), *BROKEN], endings, strict=True))
+
+
+def name_of(arguments):
+    return " ".join(arguments)[:40]
+
+
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_checkpoints(model, name):
-    damage, message = BROKEN[name]
-    damage(model)
-    status, line = up(model)
-    assert (status, message in line) == (2, True), line
+def test_broken_checkpoints(ended, name):
+    status, line = ended[name].result()
+    assert (status, BROKEN[name][1] in line) == (2, True), line
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["/nonexistent/model"], "/nonexistent/model"),
-        (["--stages", "15"], "15 stages for 14 layers"),
-        (["--stages", "0"], "--stages"),
-        (["--stages", "two"], "--stages"),
-        (["--port", "70000"], "--port"),
-        (["--context", "100000"], "8192 tokens"),
-        (["--host", "0.0.0.0"], "--insecure"),
-        (["--host", "no.such.host.invalid"], "no.such.host.invalid: no such name"),
-        (["--host", "a..b"], "a..b: no such name"),
-        (["--prefill-chunk", "100000000"], "fit into one message"),
-        (["x" * 5000], "owner/name"),
-        (["--quantize", "8:32"], "quantised already"),
-        (["--quantize", "9:32"], "--quantize"),
-        (["--config", "/nonexistent.toml"], "/nonexistent.toml"),
-    ],
-    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
+    ("arguments", "message"), WRONG, ids=lambda value: name_of(value) if isinstance(value, list) else ""
 )
-def test_wrong_options(arguments, message):
-    status, line = up(*arguments)
+def test_wrong_options(ended, arguments, message):
+    status, line = ended[name_of(arguments)].result()
     assert (status, message in line) == (2, True), line
 
 
@@ -114,8 +132,9 @@ def test_a_port_in_use():
         assert (status, f"port {port}" in line) == (2, True), line
 
 
-def test_a_worker_that_cannot_load_ends_up_with_its_words(model):
+def test_a_worker_that_cannot_load_ends_up_with_its_words(tmp_path):
     """The coordinator checks headers; what only reading shows is found by the worker."""
+    model = model_in(tmp_path)
     with running(model, stages=2) as cluster:
         assert cluster.complete([1, 2, 3], 2)
         (model / "config.json").write_text(json.dumps({"model_type": "llama"}))

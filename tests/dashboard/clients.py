@@ -18,7 +18,7 @@ def clients(url, count, *, key):
             while not stop.is_set():
                 turn += 1
                 prompt = [(7 * number + turn * k) % 256 for k in range(1, 12 + 17 * (number + turn) % 50)]
-                body = {"prompt": prompt, "max_tokens": 100 + 50 * number, "ignore_eos": True, "seed": turn}
+                body = {"prompt": prompt, "max_tokens": 50 + 25 * number, "ignore_eos": True, "seed": turn}
                 try:
                     client.post(f"{url}/v1/completions", json=body)
                 except httpx.TransportError:

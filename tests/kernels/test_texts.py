@@ -3,10 +3,12 @@
 No Mac here: clang checks the Metal text against a shim of Metal's library, with its address spaces as clang's.
 """
 
+import os
 import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -171,11 +173,17 @@ def cuda_text(kernel: Kernel, inputs: tuple[mx.array, ...], dtypes: tuple[mx.Dty
 @pytest.mark.parametrize("run", ["super-moe-8bit", "super-mamba-8bit", "nano-moe-6bit", "super-moe-4bit-16-tokens"])
 def test_cuda_text_compiles(run: str, tmp_path: Path) -> None:
     """Without a stack frame or spills, and in few enough registers for its threads."""
-    for index, (kernel, inputs, dtypes) in enumerate(launches(run, matrix_units=True)):
-        path = tmp_path / f"{index}.cu"
-        path.write_text(cuda_text(kernel, inputs, dtypes))
+
+    def compiled(launch: Launch) -> subprocess.CompletedProcess[str]:
+        path = tmp_path / f"{id(launch)}.cu"
+        path.write_text(cuda_text(*launch))
         command = ["nvcc", "-arch=sm_90", "-std=c++17", "-Xptxas", "-v", "-cubin", "-o", f"{path}.cubin", str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    found = launches(run, matrix_units=True)
+    with ThreadPoolExecutor(os.cpu_count()) as compilers:
+        endings = list(compilers.map(compiled, found))
+    for (kernel, _, _), done in zip(found, endings, strict=True):
         assert done.returncode == 0, done.stderr[:3000]
         assert "0 bytes stack frame, 0 bytes spill stores" in done.stderr
         registers = re.search(r"Used (\d+) registers", done.stderr)

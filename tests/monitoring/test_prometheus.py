@@ -14,6 +14,7 @@ from tests.monitoring.prometheus import binary, eventually, prometheus, promtool
 
 pytestmark = pytest.mark.timeout(120)  # a cluster, a Prometheus, and what it sees once a second
 VARIABLES = {"$__rate_interval": "20s", "$__interval": "5s", "$stage": ".*"}
+KEY = "only-for-this-test"
 PROMPT = "once upon a time " * 8
 
 
@@ -63,11 +64,26 @@ def server(cluster, tmp_path_factory):
         yield server
 
 
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory):
+    """The Prometheus of a cluster that asks for a key."""
+    with running(stages=1, arguments=["--api-key", KEY]) as cluster:
+        cluster.client.headers["x-api-key"] = KEY
+        with prometheus(cluster.url, tmp_path_factory.mktemp("guarded"), KEY) as server:
+            yield server
+
+
 def shown(expression):
     """As Grafana would ask for it; a comparison gives 0 or 1 instead of dropping what does not hold."""
     for variable, value in VARIABLES.items():
         expression = expression.replace(variable, value)
     return COMPARISON.sub(r" \1 bool ", expression)
+
+
+def test_a_cluster_with_an_api_key_is_scraped_with_it(server, guarded):
+    """Prometheus takes five seconds to begin with targets that it is told of, so the other one runs already."""
+    eventually(lambda: len(guarded.query("up == 1")) == 2, 15, guarded.targets)
+    assert guarded.query("stageline_info")
 
 
 def test_workers_and_coordinator_are_discovered(server):
@@ -152,12 +168,3 @@ def three_workers(server):
     """Stage -> address, if all three answer; else None."""
     found = {labels["stage"]: labels["instance"] for labels, _ in server.query('up{job="stageline-stage"} == 1')}
     return found if len(found) == 3 else None
-
-
-def test_a_cluster_with_an_api_key_is_scraped_with_it(tmp_path):
-    binary("prometheus")
-    with running(stages=1, arguments=["--api-key", "only-for-this-test"]) as cluster:
-        cluster.client.headers["x-api-key"] = "only-for-this-test"
-        with prometheus(cluster.url, tmp_path, "only-for-this-test") as server:
-            eventually(lambda: len(server.query("up == 1")) == 2, 15, server.targets)
-            assert server.query("stageline_info")
