@@ -8,6 +8,7 @@ from prometheus_client.registry import Collector
 from coordinator import metrics
 from coordinator.observer import Observer
 from coordinator.view import ClusterView
+from worker.gate import REASONS
 from worker.telemetry.series import Series
 
 
@@ -34,6 +35,10 @@ class ClusterCollector(Collector):
             if stage.heartbeat_age_seconds is not None:
                 age.add_metric(label, stage.heartbeat_age_seconds)
         yield from (up, age, restarts)
+        refused = metrics.REFUSED.family()
+        for reason in REASONS:
+            refused.add_metric((reason,), view.refused.get(reason, 0))
+        yield refused
         yield _single(metrics.RUNNING, view.running)
         yield _single(metrics.WAITING, view.waiting)
         yield _single(metrics.PROMPT_TOKENS, observer.prompt_tokens)

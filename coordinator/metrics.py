@@ -46,6 +46,13 @@ RESTARTS = Series(
     meaning="How often the stage's worker was started again",
     labels=("stage",),
 )
+REFUSED = Series(
+    name="stageline_refused_connections_total",
+    kind="counter",
+    unit="connections",
+    meaning="Connections to the control link that were turned away, by reason; none in a cluster without keys",
+    labels=("reason",),
+)
 RUNNING = Series(
     name="stageline_requests_running",
     kind="gauge",
@@ -172,6 +179,7 @@ SERIES = (
     STAGE_UP,
     HEARTBEAT_AGE,
     RESTARTS,
+    REFUSED,
     RUNNING,
     WAITING,
     QUEUE_SECONDS,

@@ -18,7 +18,8 @@ class StageView(msgspec.Struct, frozen=True, kw_only=True):
     `decode_p95` their median and the value that 5 % of them exceed, `hop_seconds` the mean time of its last hops to
     the next stage. `busy`, `wait` and `transfer` are shares of the last seconds (see `coordinator.shares`), None until
     two heartbeats have come. `stale_messages` belonged to an old epoch, `duplicate_messages` repeated applied rows:
-    both were dropped; `gaps` is how often rows were missing. `bandwidth` of the memory is in bytes a second.
+    both were dropped; `gaps` is how often rows were missing. `refused` connections to its data link were of strangers.
+    `bandwidth` of the memory is in bytes a second.
     """
 
     stage: int
@@ -57,6 +58,7 @@ class StageView(msgspec.Struct, frozen=True, kw_only=True):
     transfer: float | None = None
     rows_prefilled: int = 0
     decode_steps: int = 0
+    refused: int = 0
 
 
 class OpenRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +85,8 @@ class PrefixView(msgspec.Struct, frozen=True, kw_only=True):
 class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
     """The cluster, as `/cluster` shows it. `reason` says why no request can run now, empty if one can.
 
-    The rates are those of the last two seconds; `requests` are at most the hundred oldest in flight.
+    The rates are those of the last two seconds; `requests` are at most the hundred oldest in flight. `refused` are
+    connections to the coordinator that were turned away, by reason (`worker.gate.REASONS`).
     """
 
     state: Literal["starting", "ready", "degraded", "stopping"]
@@ -99,6 +102,7 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
     prefill_tokens_per_second: float = 0.0
     requests: tuple[OpenRequest, ...] = ()
     prefixes: PrefixView = PrefixView()
+    refused: dict[str, int] = {}
 
 
 class StageShare(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,9 +17,10 @@ INTRODUCTION = """\
 
 `make generate` writes this page from the definitions in `coordinator/metrics.py` and `worker/telemetry/metrics.py`.
 
-Every worker serves its own series on a port of its own on loopback, the coordinator serves its own at `/metrics` on the
-API's port. `GET /metrics/targets` lists all of them for Prometheus' HTTP service discovery: the workers that live, with
-the label `stage`, and the coordinator. The series of a worker end with it.
+Every worker serves its own series on a port of its own, on loopback or, in a cluster over several hosts, at its host's
+address; the coordinator serves its own at `/metrics` on the API's port. `GET /metrics/targets` lists all of them for
+Prometheus' HTTP service discovery: the workers that live, with the label `stage`, and the coordinator. The series of a
+worker end with it.
 
 Times are in seconds, sizes in bytes, counters end in `_total`. Every interval is measured by one process's monotonic
 clock; no label holds the id of a request. A histogram `x` is the series `x_bucket`, `x_sum` and `x_count`.

@@ -3,14 +3,17 @@
 import contextlib
 import logging
 import os
+import platform
 import signal
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import click
 
+from worker.errors import ClusterError, ConfigError
 from worker.mlx_settings import set_defaults
 
 
@@ -20,8 +23,21 @@ from worker.mlx_settings import set_defaults
 @click.option("--stage", required=True, type=click.IntRange(0))
 @click.option("--stages", required=True, type=click.IntRange(1))
 @click.option("--runtime", required=True, type=click.Path(path_type=Path), help="Directory for socket files.")
+@click.option("--host", default=platform.node, help="Name of this machine in the cluster; its own if not given.")
+@click.option("--address", default="", help="Its IP address, where the metrics server listens; else on loopback.")
+@click.option("--keys", type=click.Path(path_type=Path), help="Directory of keys, for a cluster that has them.")
 @click.option("--leave-with-parent", is_flag=True, help="Leave when standard input closes.")
-def main(control: str, session: str, stage: int, stages: int, runtime: Path, leave_with_parent: bool) -> None:
+def main(
+    control: str,
+    session: str,
+    stage: int,
+    stages: int,
+    runtime: Path,
+    host: str,
+    address: str,
+    keys: Path | None,
+    leave_with_parent: bool,
+) -> None:
     """Serve one stage of a cluster, under a coordinator."""
     if stage >= stages:
         raise click.BadParameter(f"{stage} of {stages} stages: they are counted from 0", param_hint="--stage")
@@ -36,23 +52,37 @@ def main(control: str, session: str, stage: int, stages: int, runtime: Path, lea
     import zmq
 
     set_defaults()
+    from worker.keyring import Keyring
     from worker.loading import hello, load_stage_of  # imports mlx, which reads the environment
     from worker.pulse import Pulse
     from worker.service import Service
-    from worker.telemetry.server import MetricsServer
+    from worker.telemetry.server import LOOPBACK, MetricsServer
     from worker.transport import Transport
 
     try:
-        transport = Transport(control=control, session=session, stage=stage, stages=stages, runtime=runtime)
+        transport = Transport(
+            control=control,
+            session=session,
+            stage=stage,
+            stages=stages,
+            runtime=runtime,
+            keyring=Keyring(keys) if keys is not None else None,
+        )
     except zmq.ZMQError as error:
         raise click.BadParameter(f"cannot connect to {control!r}: {error.strerror}", param_hint="--control") from error
-    service = Service(transport, stage=stage, stages=stages, load=load_stage_of)
+    except ConfigError as error:
+        raise click.BadParameter(error.message, param_hint="--keys") from error
+    service = Service(transport, stage=stage, stages=stages, load=partial(load_stage_of, host=host))
+    service.vitals.refused = transport.refused
     signal.signal(signal.SIGTERM, lambda *_: service.terminate())
-    metrics = MetricsServer(service.registry, service.vitals.trace)
-    pulse = Pulse(control=control, session=session, stage=stage)
+    try:
+        metrics = MetricsServer(service.registry, service.vitals.trace, address or LOOPBACK)
+    except ClusterError as error:
+        raise click.ClickException(error.message) from error
+    pulse = Pulse(control=control, session=session, stage=stage, gate=transport.gate)
     pulse.start(service.vitals.heartbeat)
     try:
-        sys.exit(service.run(hello(metrics.endpoint)))
+        sys.exit(service.run(hello(metrics.endpoint, host)))
     finally:
         metrics.close()
         pulse.close()

@@ -13,6 +13,7 @@
         QueueFullError             too many requests wait already (HTTP 429)
         DeadlineError              a request waited or ran for too long (HTTP 504)
         CancelledRequestError      somebody else cancelled the request (HTTP 499)
+        LinkLostError              two stages have lost their connection (HTTP 502)
         ProtocolError              a message that does not follow the protocol
 
 A message says what failed, where, the numbers, and what to do next.
@@ -116,6 +117,13 @@ class CancelledRequestError(ClusterError):
 
     status = 499
     code = "request_cancelled"
+
+
+class LinkLostError(ClusterError):
+    """Two stages on different hosts have lost their connection, or get none; names the neighbour and its endpoint."""
+
+    status = 502
+    code = "link_lost"
 
 
 class ProtocolError(ClusterError):

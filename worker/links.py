@@ -2,7 +2,7 @@
 
 One DEALER (upstream, connects) faces one ROUTER (downstream, binds); the frames are sequence number, message[, tensor].
 Acknowledgements and receipts flow back on the same pair. Every epoch has its own sockets and endpoints, so nothing of
-an old epoch can arrive in a new one.
+an old epoch can arrive in a new one. Between stages of one host that is a socket file, between hosts TCP with CURVE.
 """
 
 import contextlib
@@ -15,11 +15,14 @@ from typing import Any
 
 import zmq
 
-from worker.errors import ProtocolError
+from worker.connection import Connection
+from worker.errors import ClusterError, ProtocolError
+from worker.gate import Gate
 from worker.protocol import Ack, BackOnLink, Message, OnLink, Receipt
+from worker.sockets import AnySocket, bind, prepare, tcp
 from worker.telemetry.hops import Hops
 from worker.window import ACK_BYTES, ACK_MESSAGES, WINDOW_MESSAGES, Window
-from worker.wire import decode, encode
+from worker.wire import MAX_TENSOR_BYTES, decode, encode
 
 _SEQUENCE = struct.Struct("<Q")
 
@@ -35,12 +38,32 @@ class Received:
 
 
 class Links:
-    """Bound on creation, at `endpoint`; `epoch` is theirs for life. `hops` measures what they carry."""
+    """Bound on creation, at `endpoint`; `epoch` is theirs for life. `hops` measures what they carry.
+
+    `address` is this host's if the upstream neighbour is on another one, and `peer` that neighbour's public key; `gate`
+    is None in a cluster without keys. `sockets` is what to poll; it is another tuple when that has changed. Raises
+    ClusterError if this host cannot listen at `address`.
+    """
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], *, stage: int, stages: int, epoch: int, runtime: Path, hops: Hops
+        self,
+        context: zmq.Context[AnySocket],
+        *,
+        stage: int,
+        stages: int,
+        epoch: int,
+        runtime: Path,
+        hops: Hops,
+        address: str = "",
+        peer: str = "",
+        gate: Gate | None = None,
     ) -> None:
         self.epoch = epoch
+        self.is_linked = False  # the next stage is connected
+        self._stage = stage
+        self._next = (stage + 1) % stages
+        self._gate = gate
+        self._connection: Connection | None = None
         self._hops = hops
         self._name = f"stage-{stage}/{epoch}".encode()
         self._neighbour = f"stage-{(stage - 1) % stages}/{epoch}".encode()
@@ -50,17 +73,12 @@ class Links:
         self._unacknowledged_bytes = 0
         self._window = Window()
         self._path = runtime / f"{stage}-{epoch}.{os.getpid()}"
-        self.endpoint = f"ipc://{self._path}"
         self._inlet = context.socket(zmq.ROUTER)
         self._inlet.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._inlet.bind(self.endpoint)
+        self.endpoint = self._bind(address, peer)
         self._outlet = context.socket(zmq.DEALER)
         self._outlet.setsockopt(zmq.ROUTING_ID, self._name)
-
-    @property
-    def sockets(self) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
-        """What to poll."""
-        return self._inlet, self._outlet
+        self.sockets: tuple[AnySocket, ...] = (self._inlet, self._outlet)
 
     @property
     def has_room(self) -> bool:
@@ -76,8 +94,16 @@ class Links:
         """Messages that may still be sent."""
         return WINDOW_MESSAGES - self._window.unapplied
 
-    def connect(self, endpoint: str) -> None:
-        """Connect the output to the next stage."""
+    def connect(self, endpoint: str | None, server: str = "") -> None:
+        """Connect the output to the next stage, whose host's public key is `server`; None if there is none."""
+        if endpoint is None:
+            self.is_linked = True
+            return
+        prepare(self._outlet, endpoint)
+        if self._gate is not None and server:
+            self._gate.present(self._outlet, server)
+        self._connection = Connection(self._outlet, endpoint, f"stage {self._next}", time.monotonic())
+        self._watch()
         self._outlet.connect(endpoint)
 
     def send(self, message: Message, payload: memoryview | None = None) -> float:
@@ -108,8 +134,10 @@ class Links:
         """All messages that have arrived; acknowledgements and receipts are taken in on the way.
 
         `at` is the time now; `woken`: this process was waiting until now. Raises ProtocolError if a message is missing
-        or is none of the protocol's.
+        or is none of the protocol's, and LinkLostError if the next stage is not connected any more.
         """
+        if self._connection is not None:
+            self._follow(self._connection, at)
         while (frames := _next(self._outlet)) is not None:
             match decode(frames[0].buffer, BackOnLink):
                 case Ack(sequence=sequence):
@@ -134,9 +162,39 @@ class Links:
 
     def close(self) -> None:
         """Close both sockets and remove the input's file."""
+        if self._connection is not None:
+            self._connection.close()
         self._inlet.close(linger=0)
         self._outlet.close(linger=0)
         self._path.unlink(missing_ok=True)
+
+    def _bind(self, address: str, peer: str) -> str:
+        if not address:
+            return bind(self._inlet, f"ipc://{self._path}")
+        prepare(self._inlet, tcp(address), limit=MAX_TENSOR_BYTES)
+        if self._gate is not None:
+            self._gate.guard(self._inlet, name=f"stage {self._stage}", allowed=lambda key: key == peer)
+        try:
+            return bind(self._inlet, tcp(address))
+        except zmq.ZMQError as error:
+            self._inlet.close(linger=0)
+            raise ClusterError(
+                f"stage {self._stage} cannot listen at {address}: {error.strerror}: that is not an address of this host"
+                " now; check its `ips` in the hostfile and its network"
+            ) from error
+
+    def _follow(self, connection: Connection, now: float) -> None:
+        try:
+            connection.follow(now)
+        finally:
+            self.is_linked = connection.is_up
+            if connection.monitor is None:
+                self._connection = None
+                self._watch()
+
+    def _watch(self) -> None:
+        monitor = self._connection.monitor if self._connection is not None else None
+        self.sockets = (self._inlet, self._outlet, *([monitor] if monitor is not None else []))
 
     def _answer(self, message: Ack | Receipt) -> None:
         with contextlib.suppress(zmq.ZMQError):  # the neighbour is gone: the coordinator will say so

@@ -1,7 +1,6 @@
 """From an assignment to an engine: checkpoint, weights, stage, state."""
 
 import os
-import platform
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,19 +21,21 @@ from worker.telemetry.facts import Facts
 from worker.weights import load_stage
 
 
-def hello(metrics: str) -> Hello:
-    """What this process is and runs on; its metrics server listens at `metrics`."""
-    return Hello(protocol=PROTOCOL_VERSION, pid=os.getpid(), host=platform.node(), backend=_backend(), metrics=metrics)
+def hello(metrics: str, host: str) -> Hello:
+    """What this process is and runs on, a `host` of the cluster; its metrics server listens at `metrics`."""
+    return Hello(protocol=PROTOCOL_VERSION, pid=os.getpid(), host=host, backend=_backend(), metrics=metrics)
 
 
 def _backend() -> str:
     return "cpu" if mx.default_device() == mx.cpu else "metal" if mx.metal.is_available() else "cuda"
 
 
-def load_stage_of(assign: Assign, progress: Callable[[int, int], None]) -> tuple[Callable[[], Engine], Facts]:
+def load_stage_of(
+    assign: Assign, progress: Callable[[int, int], None], *, host: str = ""
+) -> tuple[Callable[[], Engine], Facts]:
     """Layers [first, end) of the assigned checkpoint in memory; returns what makes an engine without requests.
 
-    `progress(loaded bytes, total bytes)` is called while it loads.
+    `host` is this machine's name in the cluster. `progress(loaded bytes, total bytes)` is called while it loads.
 
     Raises CheckpointError if the checkpoint cannot be served.
     """
@@ -63,7 +64,7 @@ def load_stage_of(assign: Assign, progress: Callable[[int, int], None]) -> tuple
         end=end,
         pattern=stage.pattern,
         backend=_backend(),
-        host=platform.node(),
+        host=host,
         fused_layers=stage.fused_layers,
         fused_rows=stage.fused_rows,
         parameter_bytes=stage.nbytes,

@@ -23,7 +23,7 @@ import msgspec
 
 from worker.footprint import Footprint
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 BLOCK = 64  # rows of a prompt: cutting it at multiples changes no result, as its scan works in such blocks
 
@@ -55,7 +55,8 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Hello(Message, frozen=True, kw_only=True):
-    """First message of a worker's life. `metrics` is "host:port" of its metrics server."""
+    """First message of a worker's life. `host` is its name in the cluster, `metrics` is "host:port" of its metrics
+    server."""
 
     protocol: int
     pid: int
@@ -121,6 +122,7 @@ class Heartbeat(Message, frozen=True, kw_only=True):
     stage, 0 if none was measured; `decode_p50` and `decode_p95` are of the last decode steps' compute time.
     `elapsed_seconds` is this process's monotonic clock, for what two heartbeats differ in. `piece_rows` were computed
     in `piece_seconds`: in prefill steps of at least BLOCK rows, which are large enough to tell the speed.
+    `refused` connections had no key, an unknown one, or one for another server.
     """
 
     epoch: int
@@ -150,6 +152,7 @@ class Heartbeat(Message, frozen=True, kw_only=True):
     elapsed_seconds: float = 0.0
     piece_rows: int = 0
     piece_seconds: float = 0.0
+    refused: int = 0
 
 
 class Sampled(msgspec.Struct, frozen=True, array_like=True):
@@ -226,7 +229,8 @@ class Failed(Message, frozen=True, kw_only=True):
 class Assign(Message, frozen=True, kw_only=True):
     """What this worker serves: layers [first, end) of the checkpoint in directory or hub id `model`.
 
-    Snapshots are kept in the directory `snapshots` too, which belongs to this very model; none if that is empty.
+    Snapshots are kept in the directory `snapshots` too, which belongs to this very model; none if that is empty. It may
+    begin with "~".
     """
 
     stage: int
@@ -239,16 +243,26 @@ class Assign(Message, frozen=True, kw_only=True):
 
 
 class Listen(Message, frozen=True, kw_only=True):
-    """A new epoch begins: forget all requests, close the data links and bind the input socket anew."""
+    """A new epoch begins: forget all requests, close the data links and bind the input socket anew.
+
+    If the upstream neighbour is on another host, at this host's IP `address`, for the neighbour with the public key
+    `peer` alone ("" in a cluster without keys).
+    """
 
     epoch: int
+    address: str = ""
+    peer: str = ""
 
 
 class Connect(Message, frozen=True, kw_only=True):
-    """Connect the output socket to the next stage (none in a cluster of one stage)."""
+    """Connect the output socket to the next stage (none in a cluster of one stage), whose public key is `server`.
+
+    It is "" for a neighbour on this host, and in a cluster without keys.
+    """
 
     epoch: int
     endpoint: str | None
+    server: str = ""
 
 
 class Stop(Message, frozen=True, kw_only=True):

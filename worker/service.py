@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from worker.engine import Engine
-from worker.errors import ProtocolError, StagelineError, UserError
+from worker.errors import LinkLostError, ProtocolError, StagelineError, UserError
 from worker.links import Links
 from worker.protocol import (
     Assign,
@@ -61,6 +61,7 @@ class Service:
         self._new_engine: NewEngine | None = None
         self._links: Links | None = None
         self._run: Run | None = None
+        self._linked = False  # and the coordinator knows
         self._stopping = False
         self._waited = False  # since the last turn
 
@@ -104,29 +105,33 @@ class Service:
             self.vitals.settle()
         return not self._waited
 
-    def _receive(self, now: float) -> int:
+    def _receive(self, now: float) -> bool:
+        """Whether the links had any news."""
         if self._links is None or self._run is None:
-            return 0
+            return False
         try:
             arrived = self._links.receive(now, self._waited)
-        except ProtocolError as error:
-            self._transport.report(Fault(epoch=self._links.epoch, code="broken_link", message=error.message))
-            return 1
+        except (ProtocolError, LinkLostError) as error:
+            code = error.code if isinstance(error, LinkLostError) else "broken_link"
+            self._transport.report(Fault(epoch=self._links.epoch, code=code, message=error.message))
+            return True
         for received in arrived:
             self._run.receive(received)
-        return len(arrived)
+        if self._links.is_linked and not self._linked:
+            self._linked = True
+            self._transport.report(Linked(epoch=self._links.epoch))
+            return True
+        return bool(arrived)
 
     def _obey(self, message: Any, now: float) -> None:
         match message:
             case Assign():
                 self._assigned(message)
-            case Listen(epoch=epoch):
-                self._begin(epoch)
-            case Connect(epoch=epoch, endpoint=endpoint):
+            case Listen():
+                self._begin(message)
+            case Connect(epoch=epoch, endpoint=endpoint, server=server):
                 if self._links is not None and epoch == self._links.epoch:
-                    if endpoint is not None:
-                        self._links.connect(endpoint)
-                    self._transport.report(Linked(epoch=epoch))
+                    self._links.connect(endpoint, server)
             case Stop():
                 self._stopping = True
             case Open() | Chunk() | Lease() | Save() | Drop() | Close():
@@ -158,12 +163,14 @@ class Service:
             )
         )
 
-    def _begin(self, epoch: int) -> None:
+    def _begin(self, listen: Listen) -> None:
         """A new epoch: nothing of the old one is left but snapshots."""
         assert self._new_engine is not None
-        self._run = None
+        epoch = listen.epoch
+        self._run = self._links = None
+        self._linked = False
         engine = self._new_engine()
-        self._links = self._transport.new_links(epoch, self.vitals.hops)
+        self._links = self._transport.new_links(epoch, self.vitals.hops, address=listen.address, peer=listen.peer)
         self.vitals.begin(epoch, self._links.credits)
         self.vitals.measure(engine.memory())
         self._run = Run(

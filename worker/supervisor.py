@@ -1,47 +1,72 @@
-"""Starts the local workers, notices when one ends, and ends them in order. Effects only, no policy."""
+"""Starts workers of this machine, notices when one ends, and ends them in order. Effects only, no policy."""
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
-import uuid
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 DRAIN_SECONDS = 3.0
-TERMINATE_SECONDS = 3.0
+# macOS may keep the wired memory of a killed process until it is booted again; one that leaves gives it back in time
+TERMINATE_SECONDS = 20.0 if sys.platform == "darwin" else 3.0
 LAST_WORDS_SECONDS = 0.05
 
 
 class Supervisor:
-    """One process per stage. `ended(stage, reason)` is called when one has ended and is reaped."""
+    """At most one process per stage. `ended(stage, reason)` is called when one has ended and is reaped.
 
-    def __init__(self, *, stages: int, endpoint: str, runtime: Path, ended: Callable[[int, str], None]) -> None:
-        self._stages = stages
+    The workers dial the coordinator at `endpoint` and keep their sockets in the directory `runtime`; `arguments` are
+    more options for all of them. `stages` is how many the cluster has unless `start` says.
+    """
+
+    def __init__(
+        self,
+        *,
+        endpoint: str,
+        runtime: Path,
+        ended: Callable[[int, str], None],
+        stages: int = 1,
+        arguments: Sequence[str] = (),
+    ) -> None:
         self._endpoint = endpoint
         self._runtime = runtime
         self._ended = ended
+        self._stages = stages
+        self._arguments = tuple(arguments)
         self._processes: dict[int, asyncio.subprocess.Process] = {}
         self._waits: set[asyncio.Task[None]] = set()
 
-    async def start(self, stage: int) -> tuple[str, int]:
-        """Start a stage's worker; returns its session and pid."""
-        session = uuid.uuid4().hex[:12]
+    async def start(
+        self,
+        stage: int,
+        session: str,
+        *,
+        stages: int | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> int:
+        """Start a stage's worker, whose life is named `session`; returns its pid. Raises OSError if that fails.
+
+        `environment` is added to that of this process.
+        """
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-P", "-m", "worker.cli"),  # -P: a folder `worker` where the user happens to be is not ours
             *("--control", self._endpoint, "--session", session),
-            *("--stage", str(stage), "--stages", str(self._stages)),
+            *("--stage", str(stage), "--stages", str(stages or self._stages)),
             *("--runtime", str(self._runtime), "--leave-with-parent"),
+            *self._arguments,
             stdin=asyncio.subprocess.PIPE,
             stdout=sys.stderr,  # standard output belongs to `ready`
             process_group=0,  # a terminal's Ctrl-C is for the coordinator, which ends the workers in order
+            env={**os.environ, **(environment or {})},
         )
         self._processes[stage] = process
         wait = asyncio.create_task(self._wait(stage, process))
         self._waits.add(wait)
         wait.add_done_callback(self._waits.discard)
-        return session, process.pid
+        return process.pid
 
     async def _wait(self, stage: int, process: asyncio.subprocess.Process) -> None:
         status = await process.wait()

@@ -161,13 +161,16 @@ class MemoryLinks:
         self.endpoint = f"memory-{stage}"
         self.window = Window()
         self.arrived = []
+        self.is_linked = False
+        self.problem = None  # to be raised
 
     @property
     def has_room(self):
         return self.window.has_room
 
-    def connect(self, endpoint):
-        assert endpoint == f"memory-{(self.stage + 1) % self.world.stages}"
+    def connect(self, endpoint, server):
+        assert endpoint in (None, f"memory-{(self.stage + 1) % self.world.stages}")
+        self.is_linked = True
 
     def send(self, message, payload=None):
         sequence = self.window.sent(len(payload or b""))
@@ -179,6 +182,9 @@ class MemoryLinks:
         return WINDOW_MESSAGES - self.window.unapplied
 
     def receive(self, at, woken):
+        if self.problem is not None:
+            problem, self.problem = self.problem, None
+            raise problem
         arrived, self.arrived = self.arrived, []
         return arrived
 
@@ -204,6 +210,6 @@ class MemoryTransport:
     def report(self, message):
         self.world.put(self.world.reports[self.stage], encode(message))
 
-    def new_links(self, epoch, hops):
+    def new_links(self, epoch, hops, *, address, peer):
         self.links = MemoryLinks(self.world, self.stage, epoch)
         return self.links

@@ -6,6 +6,7 @@ import pytest
 
 from tests.sim.stages import expected_tokens
 from tests.sim.world import LEASE, World, request
+from worker.errors import LinkLostError, StageFailedError
 
 STAGES = [1, 2, 3, 5]
 
@@ -94,6 +95,32 @@ def test_a_lost_stage_ends_what_ran_and_nothing_else(stages, seed):
         assert tokens == expected_tokens(requests[number], stages)[: len(tokens)]
     check(world, {n: asked for n, asked in requests.items() if n not in world.errors}, stages)
     assert world.cluster.is_ready
+    check_empty(world)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_lost_link_begins_the_next_epoch(seed):
+    world = World(stages=3, seed=seed)
+    rng = random.Random(seed)
+    requests = some_requests(rng, 6)
+    for number in (1, 2, 3):
+        world.submit(number, requests[number])
+    while not world.tokens:
+        assert world.step()
+    before = world.cluster.epoch
+    world.services[1]._transport.links.problem = LinkLostError("the connection to stage 2 was lost")
+    while world.cluster.epoch == before:
+        assert world.step()
+    for number in (4, 5, 6):
+        world.submit(number, requests[number])
+    settle(world)
+    assert world.cluster.is_ready
+    ended = set(world.errors)
+    assert ended
+    for error in world.errors.values():
+        assert isinstance(error, StageFailedError)
+        assert "the connection to stage 2 was lost" in error.message
+    check(world, {number: asked for number, asked in requests.items() if number not in ended}, 3)
     check_empty(world)
 
 

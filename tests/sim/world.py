@@ -82,7 +82,7 @@ class World:
         self.times = {}  # of requests that every stage has closed
         self.services, self.engines = [], {}
         for stage in range(stages):
-            self.cluster.spawned(stage, "life", stage, 0.0)
+            self.cluster.starting(stage, "life", 0.0)
             self.services.append(self._service(stage))
 
     def _service(self, stage):
@@ -117,7 +117,7 @@ class World:
         self.links[stage].clear()
         self.acks[(stage - 1) % self.stages].clear()
         self._carry_out(self.coordination.lost(stage, "killed", self.now))
-        self.cluster.spawned(stage, f"life {self.random.random()}", stage, self.now)
+        self.cluster.starting(stage, f"life {self.random.random()}", self.now)
         self.services[stage] = self._service(stage)
 
     def _carry_out(self, effects):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from worker.gate import REASONS
 from worker.telemetry import metrics
 from worker.telemetry.facts import Facts
 from worker.telemetry.layer_times import KINDS
@@ -40,6 +41,8 @@ class WorkerCollector(Collector):
         yield self._single(metrics.DUPLICATES, vitals.duplicates)
         yield self._single(metrics.GAPS, vitals.gaps)
         yield self._single(metrics.STALE_MESSAGES, vitals.stale)
+        refused = vitals.refused()
+        yield self._each(metrics.REFUSED, {reason: refused[reason] for reason in REASONS})
         yield self._each(metrics.LAYER_SECONDS, vitals.layer_times.seconds)
         yield self._single(metrics.SAMPLED_STEPS, vitals.layer_times.steps)
 

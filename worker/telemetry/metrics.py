@@ -102,6 +102,12 @@ ROWS = _counter("rows_total", "positions", "Positions computed: tokens of prompt
 DUPLICATES = _counter("duplicates_total", "messages", "Messages of rows that were applied before; dropped")
 GAPS = _counter("gaps_total", "messages", "Messages of rows that were not the next ones; they end the epoch")
 STALE_MESSAGES = _counter("stale_messages_total", "messages", "Messages of an earlier epoch; dropped")
+REFUSED = _counter(
+    "refused_connections_total",
+    "connections",
+    "Connections to the stage's data link that were turned away; none in a cluster without keys",
+    "reason",
+)
 LAYER_SECONDS = _counter(
     "layer_seconds_total",
     "seconds",
@@ -147,6 +153,7 @@ SERIES = (
     DUPLICATES,
     GAPS,
     STALE_MESSAGES,
+    REFUSED,
     LAYER_SECONDS,
     SAMPLED_STEPS,
     READ_RATE,

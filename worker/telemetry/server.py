@@ -1,6 +1,7 @@
 """The worker's HTTP server for those who watch it: `/metrics` for Prometheus, `/trace` with its last steps as JSON."""
 
 import contextlib
+import socket
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +13,9 @@ import msgspec
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-HOST = "127.0.0.1"
+from worker.errors import ClusterError
+
+LOOPBACK = "127.0.0.1"
 CLOSE_SECONDS = 0.1  # at most, to notice that it is over
 CLIENT_SECONDS = 10  # a client that says nothing for so long is hung up on
 
@@ -20,16 +23,29 @@ Answer = Callable[[], tuple[str, bytes]]  # content type and body
 
 
 class MetricsServer:
-    """Listens on a free port of this machine, `endpoint`, from its creation; answers in threads of its own."""
+    """Listens on a free port of this machine, `endpoint`, from its creation; answers in threads of its own.
 
-    def __init__(self, registry: CollectorRegistry, trace: Callable[[], dict[str, Any]]) -> None:
+    Raises ClusterError if `address` is none of this machine's.
+    """
+
+    def __init__(
+        self, registry: CollectorRegistry, trace: Callable[[], dict[str, Any]], address: str = LOOPBACK
+    ) -> None:
         answers: dict[str, Answer] = {
             "/metrics": lambda: (CONTENT_TYPE_PLAIN_0_0_4, generate_latest(registry)),
             "/trace": lambda: ("application/json", msgspec.json.encode(trace())),
         }
-        self._server = ThreadingTCPServer((HOST, 0), partial(_Handler, answers))
+        server = _SixServer if ":" in address else ThreadingTCPServer
+        try:
+            self._server = server((address, 0), partial(_Handler, answers))
+        except OSError as error:
+            raise ClusterError(
+                f"the metrics server cannot listen at {address}: {error.strerror}: that is not an address of this host "
+                "now; check its `ips` in the hostfile and its network"
+            ) from error
         self._server.daemon_threads = True
-        self.endpoint = f"{HOST}:{self._server.server_address[1]}"
+        shown = f"[{address}]" if ":" in address else address
+        self.endpoint = f"{shown}:{self._server.server_address[1]}"
         serve = partial(self._server.serve_forever, CLOSE_SECONDS)
         threading.Thread(target=serve, name="metrics", daemon=True).start()
 
@@ -37,6 +53,10 @@ class MetricsServer:
         """Stop listening."""
         self._server.shutdown()
         self._server.server_close()
+
+
+class _SixServer(ThreadingTCPServer):
+    address_family = socket.AF_INET6
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -5,6 +5,7 @@ What is read elsewhere is replaced as a whole or only grows, so a reader needs n
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -57,7 +58,7 @@ class Totals(msgspec.Struct):
 
 
 class Vitals:
-    """What a stage's worker is doing and holds."""
+    """What a stage's worker is doing and holds. `refused` tells the connections that were turned away, by reason."""
 
     def __init__(self, stage: int, histograms: Histograms) -> None:
         self.facts: Facts | None = None  # once the stage is loaded
@@ -68,6 +69,7 @@ class Vitals:
         self.layer_times = LayerTimes()
         self.totals = Totals()
         self.memory = Memory()
+        self.refused: Callable[[], Counter[str]] = Counter
         self._stage = stage
         self._histograms = histograms
         self._credits: Callable[[], int] = int
@@ -161,6 +163,7 @@ class Vitals:
             elapsed_seconds=time.monotonic(),
             piece_rows=totals.piece_rows,
             piece_seconds=totals.piece_seconds,
+            refused=self.refused().total(),
         )
 
     def trace(self) -> dict[str, Any]:

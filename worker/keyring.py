@@ -1,0 +1,190 @@
+"""The keys of this host: its own pair, the coordinator's public key, and the list of the hosts that may come in.
+
+    secret       own secret key, for its owner's eyes alone (0600)
+    coordinator  the coordinator's public key, on the other hosts
+    allowed      one line a host, "NAME PUBLIC-KEY", where the coordinator runs
+
+Keys are CURVE keys in ZeroMQ's Z85: 40 characters.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Self
+
+import zmq
+import zmq.utils.z85
+
+from worker.errors import ConfigError
+
+NAME = re.compile(r"[A-Za-z0-9_:][A-Za-z0-9_.:-]*\Z")
+KEY_BYTES = 32
+
+Stamp = tuple[int, int, int]  # of a file: a new one has another
+
+
+class Keyring:
+    """The directory of keys. Nothing is read before it is asked for; the list is read anew when the file changes."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._allowed: tuple[Stamp | None, dict[str, str]] = None, {}
+
+    @classmethod
+    def at(cls, directory: str | None) -> Self:
+        """The keys in this directory, which may begin with "~"; without one, in STAGELINE_KEYS or else in
+        `stageline/keys` of the user's configuration."""
+        named = directory or os.environ.get("STAGELINE_KEYS")
+        if named:
+            return cls(Path(named).expanduser())
+        configuration = os.environ.get("XDG_CONFIG_HOME")
+        return cls((Path(configuration) if configuration else Path.home() / ".config") / "stageline" / "keys")
+
+    # --- questions ---
+
+    @property
+    def secret(self) -> str:
+        """Own secret key. Raises ConfigError if there is none, and if others may read it."""
+        path = self.directory / "secret"
+        secret = self._read(path, "`stageline keys new` makes this host's keys")
+        mode = path.stat().st_mode & 0o777
+        if mode & 0o077:
+            raise ConfigError(f"{path}: other users can read it (mode {mode:03o}): `chmod 600 {path}`")
+        return _checked(secret, path)
+
+    @property
+    def public(self) -> str:
+        """Own public key. Raises ConfigError as `secret` does."""
+        return zmq.curve_public(self.secret.encode()).decode()
+
+    @property
+    def has_pair(self) -> bool:
+        """Whether this host has keys of its own."""
+        return (self.directory / "secret").exists()
+
+    @property
+    def coordinator(self) -> str:
+        """The coordinator's public key. Raises ConfigError if it is not known here."""
+        path = self.directory / "coordinator"
+        fix = "`stageline keys add --coordinator KEY` takes the key that `stageline keys list` shows there"
+        return _checked(self._read(path, fix), path)
+
+    @property
+    def knows_coordinator(self) -> bool:
+        """Whether the coordinator's public key is known here."""
+        return (self.directory / "coordinator").exists()
+
+    def key_of(self, name: str) -> str | None:
+        """The public key of a host that may come in."""
+        return self._read_allowed().get(name)
+
+    def name_of(self, public: str) -> str | None:
+        """The host that may come in with this public key."""
+        return next((name for name, key in self._read_allowed().items() if key == public), None)
+
+    def names(self) -> tuple[str, ...]:
+        """The hosts that may come in, as listed."""
+        return tuple(self._read_allowed())
+
+    # --- changes, for `stageline keys` ---
+
+    def new(self) -> None:
+        """Make this host's pair of keys; one that exists is replaced."""
+        public, secret = zmq.curve_keypair()
+        while public.startswith(b"-"):  # would be an option on a command line
+            public, secret = zmq.curve_keypair()
+        self._write("secret", secret.decode() + "\n")
+
+    def trust(self, public: str) -> None:
+        """Remember the coordinator's public key. Raises ConfigError if it is none."""
+        self._write("coordinator", _checked(public, None) + "\n")
+
+    def add(self, name: str, public: str) -> None:
+        """Let a host in; its former key, if there is one, is forgotten. Raises ConfigError for a name or key that is
+        none, and for the key of another host."""
+        if not NAME.match(name):
+            raise ConfigError(f"{name!r} is no name of a host: letters, digits and . _ : - are allowed")
+        allowed = self._read_allowed()
+        owner = self.name_of(_checked(public, None))
+        if owner not in (None, name):
+            raise ConfigError(
+                f"{name} has the key of {owner}: every host needs keys of its own (with a shared home directory, a "
+                f"STAGELINE_KEYS of its own); if it is the same host, `stageline keys revoke {owner}` first"
+            )
+        self._write_allowed({**allowed, name: public})
+
+    def revoke(self, name: str) -> None:
+        """Shut a host out. Raises ConfigError if it is not on the list."""
+        allowed = dict(self._read_allowed())
+        if allowed.pop(name, None) is None:
+            known = ", ".join(allowed) or "none"
+            raise ConfigError(f"{name} is not on the list of {self.directory / 'allowed'}; on it: {known}")
+        self._write_allowed(allowed)
+
+    # --- files ---
+
+    def _read_allowed(self) -> dict[str, str]:
+        path = self.directory / "allowed"
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        stamp = status.st_ino, status.st_mtime_ns, status.st_size
+        if stamp != self._allowed[0]:
+            if status.st_mode & 0o022:
+                raise ConfigError(f"{path}: other users can write it: `chmod 600 {path}`")
+            self._allowed = stamp, _parsed(self._read(path, "check its permissions"), path)
+        return self._allowed[1]
+
+    def _write_allowed(self, allowed: dict[str, str]) -> None:
+        self._write("allowed", "".join(f"{name} {public}\n" for name, public in allowed.items()))
+
+    def _read(self, path: Path, fix: str) -> str:
+        try:
+            return path.read_text(encoding="ascii").strip()
+        except FileNotFoundError as error:
+            raise ConfigError(f"{path}: no such file: {fix}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not a text file"
+            raise ConfigError(f"{path}: cannot be read: {reason}") from error
+
+    def _write(self, name: str, text: str) -> None:
+        """Replace a file as a whole: a reader sees the old one or the new one, and nobody else either."""
+        path = self.directory / name
+        new = path.with_name(f"{name}.{os.getpid()}")
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            new.unlink(missing_ok=True)
+            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with open(descriptor, "w", encoding="ascii") as file:
+                file.write(text)
+            new.replace(path)
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def is_key(text: str) -> bool:
+    """Whether this is a key in Z85."""
+    try:
+        return len(text) == 40 and len(zmq.utils.z85.decode(text)) == KEY_BYTES
+    except (ValueError, KeyError, OverflowError, UnicodeEncodeError):
+        return False
+
+
+def _checked(key: str, path: Path | None) -> str:
+    if not is_key(key):
+        where = f"{path}: " if path else f"{key!r}: "
+        raise ConfigError(f"{where}not a key: a key is 40 characters long, as `stageline keys list` shows it")
+    return key
+
+
+def _parsed(text: str, path: Path) -> dict[str, str]:
+    allowed: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        name, _, public = line.partition(" ")
+        if not NAME.match(name) or not is_key(public) or name in allowed or public in allowed.values():
+            raise ConfigError(f"{path}: line {number} is not a new name, a space and a new public key: correct it")
+        allowed[name] = public
+    return allowed
