@@ -1,4 +1,7 @@
-"""How fast this machine's memory is read, measured in a fraction of a second: what a decode step's reads compare to."""
+"""How fast this machine's memory is read, measured in a fraction of a second: what a decode step's reads compare to.
+
+`python -m worker.bandwidth` prints it: bytes a second, of the GPU that MLX uses or of one core.
+"""
 
 import mlx.core as mx
 
@@ -15,3 +18,7 @@ def memory_bandwidth() -> float:
     bandwidth = read_bandwidth(GPU_BYTES, rounds=3) or 0.0
     mx.clear_cache()
     return bandwidth
+
+
+if __name__ == "__main__":
+    print(memory_bandwidth())

@@ -1,11 +1,14 @@
 """Machines by name, from files, and this one."""
 
 import pytest
+from msgspec.structs import replace
 
-from coordinator.plan import this_machine as here
 from coordinator.plan.chips import GIB, chips, figures, link, links, machines
-from coordinator.plan.machine_file import read_machines
-from coordinator.plan.this_machine import this_machine
+from coordinator.plan.machine import Link
+from coordinator.plan.machine_file import read_machines, write_machines
+from coordinator.plan.this_machine import known_chip, this_machine
+from worker import hardware
+from worker.agent.messages import Device
 from worker.errors import ConfigError
 
 
@@ -109,11 +112,12 @@ def test_a_file_overrides_the_table(tmp_path):
         ("[[machine]]\nname = 'a'\nchip = 'H200'\nspeed = 1", "unknown field `speed`"),
         ("[[machine]]\nname = 'a'\nchip = 'H200'\nusable = 1.5", "usable is 1.5, expected .*at most 1"),
         ("[[machine]]\nname = 'a'\nchip = 'H200'\nlink = 'rope'", "link 'rope': known are"),
+        ("[[machine]]\nname = 'a'\nchip = 'H200'\nlatency_us = 0", "latency_us is 0, expected a positive number"),
         ("[[machine]]\nname = 'a'\nchip = 'H200'\n[[machine]]\nname = 'a'\nchip = 'H200'", "different names"),
         ("machine = []", "expected 1 to 64 machines"),
         ("machine = [", "not TOML"),
     ],
-    ids=["no chip", "unknown chip", "unknown key", "share", "link", "names", "none", "syntax"],
+    ids=["no chip", "unknown chip", "unknown key", "share", "link", "latency", "names", "none", "syntax"],
 )
 def test_a_wrong_file_is_refused_with_its_name(tmp_path, text, problem):
     path = write(tmp_path, text)
@@ -122,21 +126,64 @@ def test_a_wrong_file_is_refused_with_its_name(tmp_path, text, problem):
     assert str(path) in str(caught.value) or "rope" in text
 
 
+def test_a_measured_latency_belongs_to_one_machine(tmp_path):
+    path = write(
+        tmp_path,
+        """
+        [[machine]]
+        name = "a"
+        chip = "H200"
+        link = "10gbe"
+        latency_us = 180
+        [[machine]]
+        name = "b"
+        chip = "H200"
+        link = "10gbe"
+        """,
+    )
+    measured, other = read_machines(path)
+    assert measured.link == Link("10gbe", 180e-6, other.link.bandwidth)
+    assert other.link == link("10gbe")
+
+
+def test_a_written_file_gives_the_same_machines(tmp_path):
+    path = tmp_path / "machines.toml"
+    studio, card = machines(("M3 Ultra 512", "H200"), link("thunderbolt"))
+    measured = replace(card, name='the "big" one', read=card.read * 0.9, link=replace(link("10gbe"), latency=2e-4))
+    write_machines(path, (studio, measured))
+    for written, found in zip((studio, measured), read_machines(path), strict=True):
+        assert (found.name, found.chip, found.link.name) == (written.name, written.chip, written.link.name)
+        numbers = ("memory", "usable", "bandwidth", "read", "compute", "layer_seconds")
+        assert [getattr(found, key) for key in numbers] == pytest.approx([getattr(written, key) for key in numbers])
+        assert (found.link.latency, found.link.bandwidth) == pytest.approx(
+            (written.link.latency, written.link.bandwidth)
+        )
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    path = tmp_path / "no" / "machines.toml"
+    with pytest.raises(ConfigError, match="cannot be written: No such file or directory") as caught:
+        write_machines(path, machines(("H200",), link("local")))
+    assert str(path) in str(caught.value)
+
+
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         read_machines(tmp_path / "none.toml")
 
 
 def test_this_machine_has_its_memory(monkeypatch):
-    monkeypatch.setattr(here, "_said", lambda *command: "")
+    monkeypatch.setattr(hardware, "said", lambda *command: "")
     first, second = this_machine(2)
     assert first == second
-    assert first.usable < first.memory
+    assert first.usable < first.memory == hardware.memory_bytes()
     assert first.read > 0
 
 
 def test_cards_of_this_machine_take_a_stage_each(monkeypatch):
-    monkeypatch.setattr(here, "_said", lambda *command: "NVIDIA H200, 143771\nNVIDIA H200, 143771")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    listed = "\n".join(f"{card}, GPU-{card}, 143771, NVIDIA H200" for card in range(2))
+    monkeypatch.setattr(hardware, "said", lambda *command: listed)
     found = this_machine(2)
     assert [machine.chip for machine in found] == ["H200", "H200"]
     assert len({machine.name for machine in found}) == 2
@@ -147,10 +194,20 @@ def test_cards_of_this_machine_take_a_stage_each(monkeypatch):
 
 def test_a_mac_is_found_by_its_name(monkeypatch):
     monkeypatch.setattr("platform.system", lambda: "Darwin")
-    monkeypatch.setattr(here, "_said", lambda *command: "Apple M4 Max" if command[0] == "sysctl" else "")
+    monkeypatch.setattr(hardware, "said", lambda *command: "Apple M4 Max" if command[0] == "sysctl" else "")
     (machine,) = this_machine(1)
     assert machine.chip == "M4 Max"
     assert machine.bandwidth == 546e9
+
+
+def test_what_a_device_says_of_itself_counts():
+    chip, known = known_chip(Device(chip="NVIDIA H200 NVL", memory_bytes=100 * GIB, card=0, bandwidth=4.25e12))
+    assert (chip, known.memory_gib, known.bandwidth_gbs, known.read) == ("H200", 100, 4250, 1.0)
+    table = figures("H200")
+    assert (known.compute_tflops, known.layer_us) == (table.compute_tflops, table.layer_us)
+    chip, known = known_chip(Device(chip="H200", memory_bytes=0))
+    assert known == table
+    assert known_chip(Device(chip="M3", memory_bytes=GIB)) is None  # not the start of "M3 Max"
 
 
 @pytest.mark.parametrize("count", ["0", "65", "100000000"])

@@ -1,0 +1,91 @@
+"""The agent as a service of the system: launchd's on macOS, systemd's on Linux."""
+
+import os
+import pwd
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from worker.agent import launchd, systemd
+from worker.agent.settings import AgentSettings
+from worker.agent.unit import Place, Unit
+from worker.errors import ConfigError
+
+# where models are, and the code if it is not installed; a service does not get these by itself
+KEPT = ("HF_ENDPOINT", "HF_HOME", "HF_HUB_OFFLINE", "PYTHONPATH", "XDG_CACHE_HOME")
+CHECK_SECONDS = 60.0
+
+
+def unit(settings: AgentSettings, system_name: str, *, system: bool, user: str | None) -> Unit:
+    """The file for the operating system `system_name`. Raises ConfigError if that has no service that we know."""
+    command = [sys.executable, "-P", "-m", "worker.agent.cli", *settings.words]
+    environment = {name: os.environ[name] for name in KEPT if name in os.environ}
+    return render(settings.name, command, environment, _place(system_name, system=system, user=user))
+
+
+def render(name: str, command: list[str], environment: Mapping[str, str], place: Place) -> Unit:
+    """The file that runs `command` there."""
+    writer = launchd if place.is_mac else systemd
+    return writer.unit(name, command, environment, place)
+
+
+def write(unit: Unit) -> str:
+    """Write the file; returns what was done. Raises ConfigError if it cannot be written."""
+    try:
+        if unit.path.exists() and unit.path.read_text(encoding="utf-8") == unit.text:
+            return f"{unit.path} is as it should be"
+        known = unit.path.exists()
+        for directory in (unit.path.parent, *([unit.log.parent] if unit.log else [])):
+            directory.mkdir(parents=True, exist_ok=True)
+        new = unit.path.with_suffix(".new")
+        new.write_text(unit.text, encoding="utf-8")
+        new.replace(unit.path)
+    except OSError as error:
+        raise ConfigError(f"{unit.path}: cannot be written: {error.strerror}; {_fix(unit.path)}") from error
+    return f"{'replaced' if known else 'wrote'} {unit.path}"
+
+
+def remove(system_name: str, *, system: bool) -> str:
+    """Remove the file; returns what was done and what to run. Raises ConfigError if it cannot be removed."""
+    place = _place(system_name, system=system, user=None)
+    writer = launchd if place.is_mac else systemd
+    path = writer.path(place)
+    try:
+        if not path.exists():
+            return f"{path} is not there: nothing to remove"
+        path.unlink()
+        for link in writer.links(place):
+            link.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be removed: {error.strerror}; {_fix(path)}") from error
+    return f"removed {path}\n{writer.stop(place)}"
+
+
+def check_importable() -> None:
+    """Raises ConfigError if the service would not find this code: it starts outside of this directory."""
+    command = [sys.executable, "-P", "-c", "import worker.agent.cli"]
+    done = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=CHECK_SECONDS, check=False)
+    if done.returncode != 0:
+        raise ConfigError(f"{sys.executable} has no stageline: install it there with pip, then run this again")
+
+
+def _place(system_name: str, *, system: bool, user: str | None) -> Place:
+    if system_name not in ("Darwin", "Linux"):
+        raise ConfigError(
+            f"{system_name} has neither launchd nor systemd: let its own service manager run `stageline agent run "
+            "--stay ...`"
+        )
+    if user is not None and not system:
+        raise ConfigError("--user goes with --system: without it the service is yours", param="user")
+    name = user or os.environ.get("SUDO_USER") or pwd.getpwuid(os.getuid()).pw_name
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError as error:
+        raise ConfigError(f"--user {name!r}: there is no such user here", param="user") from error
+    return Place(is_mac=system_name == "Darwin", system=system, user=name, number=entry.pw_uid, home=Path(entry.pw_dir))
+
+
+def _fix(path: Path) -> str:
+    system = path.is_relative_to("/etc") or path.is_relative_to("/Library")
+    return "run it with sudo" if system else "make it writable"

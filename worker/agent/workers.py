@@ -1,0 +1,59 @@
+"""The workers of this host."""
+
+import logging
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+from worker.agent.messages import Ended, Kill, Start, Started
+from worker.protocol import Message
+from worker.supervisor import Supervisor
+
+log = logging.getLogger("stageline.agent")
+
+
+class Workers:
+    """Starts and ends them as the coordinator at `endpoint` says, which `say` tells what became of that."""
+
+    def __init__(
+        self, *, endpoint: str, runtime: Path, arguments: Sequence[str], say: Callable[[Message], None]
+    ) -> None:
+        self._say = say
+        self._sessions: dict[int, str] = {}
+        self._supervisor = Supervisor(endpoint=endpoint, runtime=runtime, arguments=arguments, ended=self._ended)
+
+    async def start(self, order: Start) -> None:
+        """Start one. A stage's worker that has not ended yet keeps its place."""
+        stage, session = order.stage, order.session
+        if (running := self._sessions.get(stage)) is not None:
+            problem = f"stage {stage}'s worker {running} has not ended yet"
+            self._say(Started(stage=stage, session=session, pid=0, problem=problem))
+            return
+        self._sessions[stage] = session
+        try:
+            pid = await self._supervisor.start(
+                stage, session, stages=order.stages, environment=card_environment(order.card)
+            )
+        except OSError as error:
+            del self._sessions[stage]
+            self._say(Started(stage=stage, session=session, pid=0, problem=error.strerror or str(error)))
+            return
+        log.info("stage %d is started, pid %d", stage, pid)
+        self._say(Started(stage=stage, session=session, pid=pid))
+
+    def kill(self, order: Kill) -> None:
+        """End this very worker, if it has not ended."""
+        if self._sessions.get(order.stage) == order.session:
+            self._supervisor.kill(order.stage)
+
+    async def end(self, hearing: Collection[int] = ()) -> None:
+        """End all in order; see `Supervisor.stop`. Those that are `hearing` were asked by the coordinator."""
+        await self._supervisor.stop(lambda: None, hearing=hearing)
+
+    def _ended(self, stage: int, reason: str) -> None:
+        log.info("stage %d: %s", stage, reason)
+        self._say(Ended(stage=stage, session=self._sessions.pop(stage), reason=reason))
+
+
+def card_environment(card: int | None) -> dict[str, str]:
+    """What makes one NVIDIA card the only one that a process sees; CUDA counts by speed unless told otherwise."""
+    return {} if card is None else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": str(card)}
