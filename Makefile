@@ -23,6 +23,7 @@ check: $(ENV)
 	$(BIN)/python -m coordinator.config | diff -u configs/example.toml -
 	$(BIN)/python scripts/files.py --check
 	$(BIN)/python scripts/metrics.py --check
+	$(BIN)/python scripts/doctor.py --check
 	$(BIN)/python scripts/plans.py --check
 	sh scripts/lines.sh
 
@@ -37,6 +38,7 @@ generate: $(ENV)  ## the files that `check` compares with the code
 	$(BIN)/python -m coordinator.config > configs/example.toml
 	$(BIN)/python scripts/files.py
 	$(BIN)/python scripts/metrics.py
+	$(BIN)/python scripts/doctor.py
 	$(BIN)/python scripts/plans.py
 
 lock:  ## after a change of the dependencies in pyproject.toml; needs uv

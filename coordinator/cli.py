@@ -27,12 +27,15 @@ class Entry(NamedTuple):
 
 
 COMMANDS = {
-    "up": Entry("coordinator.commands.up:up", "Start a cluster on this machine and serve MODEL over HTTP."),
+    "up": Entry("coordinator.commands.up:up", "Start a cluster and serve MODEL over HTTP."),
     "generate": Entry("coordinator.commands.generate:generate", "Answer one prompt, streamed to stdout."),
     "chat": Entry("coordinator.commands.chat:chat", "Talk with the model."),
     "plan": Entry("coordinator.commands.plan:plan", "Split MODEL over machines and predict its speed."),
     "status": Entry("coordinator.commands.status:status", "Show the stages of a running cluster."),
     "bench": Entry("coordinator.commands.bench:bench", "Measure, against mlx-lm in the same run."),
+    "doctor": Entry("coordinator.commands.doctor:doctor", "Look for what is wrong here or on the hosts, with fixes."),
+    "keys": Entry("coordinator.commands.keys:keys", "Make and exchange the keys of a cluster's hosts."),
+    "agent": Entry("coordinator.commands.agent:agent", "Serve a cluster on this host, by hand or as a service."),
     "worker": Entry("worker.cli:main", "Serve one stage of a cluster, under a coordinator."),
 }
 

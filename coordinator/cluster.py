@@ -7,6 +7,7 @@ anew, which makes them forget all requests, and everybody is connected once the 
 
 from collections.abc import Sequence
 
+from coordinator.seat import HERE, Seat
 from coordinator.stage import SHOWN, Stage
 from coordinator.view import ClusterView
 from worker.errors import ClusterError
@@ -31,7 +32,8 @@ Orders = list[tuple[int, Message]]
 class Cluster:
     """All stages. Methods that change it return the messages to send: (stage, message).
 
-    `snapshots` is the directory where the stages keep theirs, empty if they keep them in memory only.
+    `snapshots` is the directory where the stages keep theirs, empty if they keep them in memory only. `seats` say where
+    each stage runs; none means this machine.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Cluster:
         pattern: str,
         quantize: str | None,
         snapshots: str = "",
+        seats: Sequence[Seat] = (),
     ) -> None:
         self.epoch = 1
         self.stopping = False
@@ -51,13 +54,19 @@ class Cluster:
         self._source = source
         self._quantize = quantize
         self._snapshots = snapshots
-        self._stages = [Stage(run, pattern[run[0] : run[1]]) for run in layers]
+        seats = seats or [HERE] * len(layers)
+        self._stages = [Stage(run, pattern[run[0] : run[1]], seat) for run, seat in zip(layers, seats, strict=True)]
 
     # --- events ---
 
-    def spawned(self, stage: int, session: str, pid: int, now: float) -> None:
-        """A worker process was started; messages of its earlier lives no longer count."""
-        self._stages[stage].spawned(session, pid, now)
+    def starting(self, stage: int, session: str, now: float) -> None:
+        """A worker process is being started; messages of its earlier lives no longer count."""
+        self._stages[stage].starting(session, now)
+
+    def started(self, stage: int, session: str, pid: int) -> None:
+        """It is there."""
+        if self.session(stage) == session:
+            self._stages[stage].life.pid = pid
 
     def received(self, stage: int, message: Message, now: float) -> Orders:
         """The stage's worker reported. Raises ClusterError if it speaks another protocol version."""
@@ -109,9 +118,12 @@ class Cluster:
         self.stopping = True
 
     def _open(self, stage: int, now: float) -> tuple[int, Message]:
-        self._stages[stage].phase = "opening"
-        self._stages[stage].progressed = now
-        return stage, Listen(epoch=self.epoch)
+        record, before = self._stages[stage], self._stages[stage - 1]
+        record.phase = "opening"
+        record.progressed = now
+        if record.is_beside(before):
+            return stage, Listen(epoch=self.epoch)
+        return stage, Listen(epoch=self.epoch, address=record.seat.address, peer=before.seat.key)
 
     def _connect(self, now: float) -> Orders:
         """Once all stages listen, each is told where the next one does."""
@@ -122,8 +134,10 @@ class Cluster:
         for index, record in enumerate(self._stages):
             record.phase = "connecting"
             record.progressed = now
-            endpoint = self._stages[(index + 1) % count].endpoint if count > 1 else None
-            orders.append((index, Connect(epoch=self.epoch, endpoint=endpoint)))
+            after = self._stages[(index + 1) % count]
+            server = "" if record.is_beside(after) else after.seat.key
+            endpoint = after.endpoint if count > 1 else None
+            orders.append((index, Connect(epoch=self.epoch, endpoint=endpoint, server=server)))
         return orders
 
     def _assignment(self, stage: int) -> Assign:
@@ -171,7 +185,8 @@ class Cluster:
     def describe(self, stage: int) -> str:
         """The stage as messages name it."""
         first, end = self._stages[stage].layers
-        return f"stage {stage} (layers {first}-{end - 1}{', ' + host if (host := self._stages[stage].host) else ''})"
+        host = self._stages[stage].seat.host or self._stages[stage].host
+        return f"stage {stage} (layers {first}-{end - 1}{', ' + host if host else ''})"
 
     def problem(self) -> str | None:
         """Why no request can run now, naming the stages; None if one can."""

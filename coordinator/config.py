@@ -12,111 +12,16 @@ import textwrap
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Any, get_type_hints
 
 import msgspec
 from msgspec import Meta
 
+from coordinator.settings import Port, Settings
 from worker.errors import ConfigError
 from worker.quantization import parse_quantization
 
 PREFIX = "STAGELINE_"
-Text = Annotated[str, Meta(min_length=1)]
-Count = Annotated[int, Meta(ge=1)]
-Natural = Annotated[int, Meta(ge=0)]
-Port = Annotated[int, Meta(ge=0, le=65535)]
-Seconds = Annotated[float, Meta(gt=0, le=86400)]
-
-
-class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What `stageline up` runs."""
-
-    model: Annotated[
-        Text | None,
-        Meta(description="checkpoint: a directory or a hub id; none is the demo model", examples=["org/model"]),
-    ] = None
-    model_name: Annotated[
-        Text | None,
-        Meta(description="the model's name in the API; none is the last part of `model`", examples=["nemotron"]),
-    ] = None
-    stages: Annotated[Count, Meta(description="number of stages, at most the model's layers")] = 2
-    quantize: Annotated[
-        Text | None,
-        Meta(
-            description="quantise an unquantised checkpoint on load: BITS:GROUP, mxfp4, nvfp4 or mxfp8",
-            examples=["8:32"],
-        ),
-    ] = None
-    context: Annotated[
-        Count | None,
-        Meta(description="longest sequence in tokens, prompt and answer; none is the model's own", examples=[32768]),
-    ] = None
-    answer_tokens: Annotated[
-        Count,
-        Meta(
-            description="longest answer to a request that names no limit: memory is set aside for the longest answer "
-            "that a request may get"
-        ),
-    ] = 32768
-    prefill_chunk: Annotated[
-        Count, Meta(description="most tokens of a prompt that a stage takes at a time, best a multiple of 64")
-    ] = 512
-    decode_pause: Annotated[
-        Seconds,
-        Meta(
-            description="seconds for which such a piece may hold up running answers on a stage; slow stages take "
-            "smaller pieces"
-        ),
-    ] = 0.25
-    max_running: Annotated[
-        Count | None, Meta(description="requests that run at the same time; none is 8 for each stage", examples=[16])
-    ] = None
-    max_waiting: Annotated[
-        Natural, Meta(description="requests that wait for a place; others are told to come again (429)")
-    ] = 32
-    queue_timeout: Annotated[Seconds, Meta(description="seconds that a request waits for a place at most")] = 300.0
-    request_timeout: Annotated[Seconds, Meta(description="seconds that a request takes at most, in all")] = 3600.0
-    state_bytes: Annotated[
-        Count | None,
-        Meta(
-            description="bytes on each stage for the state of running requests; none is what the machine has left",
-            examples=[4_000_000_000],
-        ),
-    ] = None
-    snapshot_bytes: Annotated[
-        Natural | None,
-        Meta(
-            description="bytes on each stage for snapshots of prompts, which later prompts begin from; 0 takes none; "
-            "none is a quarter of what the machine has left, at most 2 GiB",
-            examples=[1_000_000_000],
-        ),
-    ] = None
-    snapshot_dir: Annotated[
-        Text | None,
-        Meta(
-            description="directory where snapshots outlive a restart; none keeps them in memory only",
-            examples=["/var/lib/stageline"],
-        ),
-    ] = None
-
-    host: Annotated[Text, Meta(description="address to serve HTTP on")] = "127.0.0.1"
-    port: Annotated[Port, Meta(description="port to serve HTTP on; 0 is any free one")] = 8000
-    api_key: Annotated[
-        Text | None,
-        Meta(description="key that clients must present; none asks for none", examples=["a long random text"]),
-    ] = None
-    insecure: Annotated[bool, Meta(description="allow an address other than loopback without an API key")] = False
-
-    loading_timeout: Annotated[Seconds, Meta(description="seconds of loading without progress, then it has failed")] = (
-        300.0
-    )
-    heartbeat_timeout: Annotated[Seconds, Meta(description="seconds of silence after which a stage is lost")] = 10.0
-    restart_delay: Annotated[
-        Seconds, Meta(description="seconds before a lost stage starts again; doubles with each failure in a row")
-    ] = 0.5
-    restart_delay_limit: Annotated[Seconds, Meta(description="longest delay before a restart, in seconds")] = 30.0
-
-
 HEADER = """\
 # Settings of `stageline up --config FILE`. Every key is optional; what is commented out is the built-in value, or an
 # example where there is none. The environment (STAGELINE_PORT=8001) overrides this file, and the command line
@@ -222,6 +127,14 @@ def _checked(values: Settings) -> Settings:
             "choose another",
             param="api_key",
         )
+    if values.control is not None:
+        _check_control(values.control)
+    if not values.launch and (values.hosts is None or values.control is None):
+        raise ConfigError(
+            "agents that run already are told by `hosts` which ones take part, and dial the address in `control`: "
+            "give both",
+            param="launch",
+        )
     if not is_loopback(values.host):
         _check_resolves(values.host)
     if not (is_loopback(values.host) or values.api_key or values.insecure):
@@ -231,6 +144,17 @@ def _checked(values: Settings) -> Settings:
             param="host",
         )
     return values
+
+
+def _check_control(address: str) -> None:
+    ip, _, port = address.rpartition(":")
+    try:
+        ipaddress.ip_address(ip.strip("[]"))
+        msgspec.convert(port, Port, strict=False)
+    except (ValueError, msgspec.ValidationError) as error:
+        raise ConfigError(
+            f"--control {address}: expected IP:PORT, such as 10.0.0.1:8011, an address of this machine", param="control"
+        ) from error
 
 
 def is_presentable(key: str) -> bool:

@@ -1,22 +1,18 @@
-"""The running cluster: processes, sockets and waiting clients. What to do is decided by the pure parts
+"""The running cluster: stages and waiting clients. What to do is decided by the pure parts
 (`coordination`, `restarts`); here it is done."""
 
 import asyncio
 import itertools
 import logging
-import os
-import shutil
-import tempfile
 import time
+import uuid
 from collections.abc import AsyncGenerator, Coroutine
-from pathlib import Path
 from typing import Self
 
 import msgspec
 
 from coordinator.budget import Budget
 from coordinator.cluster import Cluster
-from coordinator.control import Control
 from coordinator.coordination import Coordination, Effects
 from coordinator.history import SAMPLE_SECONDS
 from coordinator.observer import Observer
@@ -24,7 +20,7 @@ from coordinator.pace import Pace
 from coordinator.request import Request, Token
 from coordinator.restarts import Restarts
 from coordinator.scheduler import Bounds, Scheduler
-from coordinator.supervisor import Supervisor
+from coordinator.site import Site
 from coordinator.view import ClusterView, PrefixView
 from worker.errors import (
     CancelledRequestError,
@@ -65,13 +61,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pipeline:
-    """Serves requests over the stages of `cluster`. Use `async with`; leaving it ends every worker.
+    """Serves requests over the stages of `cluster`, which run at `site`. Use `async with`, which ends every
+    worker.
 
     `fatal` is done when the cluster cannot go on, with the reason. `observer` hears what happens to requests.
     """
 
-    def __init__(self, cluster: Cluster, *, limits: Limits, observer: Observer) -> None:
+    def __init__(self, cluster: Cluster, site: Site, *, limits: Limits, observer: Observer) -> None:
         self._cluster = cluster
+        self._site = site
         self._observer = observer
         self._limits = limits
         self._scheduler = Scheduler(
@@ -91,13 +89,7 @@ class Pipeline:
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_words: dict[int, Failed] = {}
         self.fatal: asyncio.Future[StagelineError] = asyncio.get_running_loop().create_future()
-        # /tmp and not the user's temporary directory, which is too long for a socket path on macOS
-        self._runtime = Path(tempfile.mkdtemp(prefix=f"stageline-{os.getuid()}-", dir="/tmp"))
-        endpoint = f"ipc://{self._runtime}/control"
-        self._control = Control(endpoint, self._received)
-        self._supervisor = Supervisor(
-            stages=cluster.stages, endpoint=endpoint, runtime=self._runtime, ended=self._ended
-        )
+        site.attach(self._received, self._ended)
 
     async def __aenter__(self) -> Self:
         try:
@@ -120,12 +112,11 @@ class Pipeline:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         hearing = {stage for stage in range(self._cluster.stages) if self._cluster.hears(stage)}
         try:
-            await self._supervisor.stop(
+            await self._site.stop(
                 lambda: self._carry_out(Effects([(stage, Stop()) for stage in hearing])), hearing=hearing
             )
         finally:
-            self._control.close()
-            shutil.rmtree(self._runtime, ignore_errors=True)
+            self._site.close()
 
     # --- for the API ---
 
@@ -182,7 +173,9 @@ class Pipeline:
         view = self._cluster.view(now, running=self._scheduler.running, waiting=self._scheduler.waiting)
         prefixes = self._scheduler.prefixes
         counts = msgspec.structs.asdict(prefixes.counts)
-        view = msgspec.structs.replace(view, prefixes=PrefixView(**counts, snapshots=prefixes.snapshots))
+        view = msgspec.structs.replace(
+            view, prefixes=PrefixView(**counts, snapshots=prefixes.snapshots), refused=dict(self._site.refused)
+        )
         return self._observer.complete(view, now)
 
     async def changed(self) -> None:
@@ -235,12 +228,15 @@ class Pipeline:
         await self._start(stage)
 
     async def _start(self, stage: int) -> None:
+        await self._site.reach(stage)
+        session = uuid.uuid4().hex[:12]
+        self._cluster.starting(stage, session, time.monotonic())
         try:
-            session, pid = await self._supervisor.start(stage)
+            pid = await self._site.start(stage, session)
         except OSError as error:  # no process or descriptor to be had: as if it had died at once
-            self._ended(stage, f"cannot be started: {error.strerror}")
+            self._ended(stage, f"cannot be started: {error.strerror or error}")
             return
-        self._cluster.spawned(stage, session, pid, time.monotonic())
+        self._cluster.started(stage, session, pid)
         self._changed.set()
 
     async def _watch(self) -> None:
@@ -255,7 +251,7 @@ class Pipeline:
                 late = self._cluster.overdue(now, silence=limits.silence, loading=limits.loading, stall=limits.stall)
                 for stage, why in late:
                     self._last_words[stage] = Failed(message=why, user=False)
-                    self._supervisor.kill(stage)
+                    self._site.kill(stage)
             last = now
             self._carry_out(self._coordination.expire(now))
 
@@ -272,7 +268,7 @@ class Pipeline:
         for stage, message in effects.orders:
             session = self._cluster.session(stage)
             if session:
-                self._control.send(stage, session, message)
+                self._site.send(stage, session, message)
             if isinstance(message, Open):
                 self._observer.admitted(message.request, now, message.first)
         for number, item in (*effects.tokens, *effects.errors):

@@ -16,11 +16,12 @@ from starlette.applications import Starlette
 
 from coordinator.api.app import create_app
 from coordinator.cluster import Cluster
-from coordinator.config import Settings
 from coordinator.observer import Observer
 from coordinator.pipeline import Limits, Pipeline
 from coordinator.progress import loading_progress
 from coordinator.served import ServedModel
+from coordinator.settings import Settings
+from coordinator.site import Site
 from coordinator.trace import Anchor
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -36,12 +37,12 @@ def heard_signals() -> list[signal.Signals]:
 
 
 async def serve(
-    settings: Settings, model: ServedModel, cluster: Cluster, limits: Limits, listener: socket.socket
+    settings: Settings, model: ServedModel, cluster: Cluster, site: Site, limits: Limits, listener: socket.socket
 ) -> None:
     """Prints `ready http://HOST:PORT` when it is; returns after a signal to stop. Raises what made the cluster fail."""
     stopped = _signalled()
     observer = Observer(Anchor(time.time(), time.monotonic()))
-    pipeline = Pipeline(cluster, limits=limits, observer=observer)
+    pipeline = Pipeline(cluster, site, limits=limits, observer=observer)
     app = create_app(
         model=model,
         pipeline=pipeline,

@@ -4,6 +4,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal
 
+from coordinator.seat import HERE, Seat
 from coordinator.shares import HEARTBEATS, shares
 from coordinator.view import StageState, StageView
 from worker.protocol import Heartbeat, Held, Hello, Loaded
@@ -44,9 +45,10 @@ class Stage:
 
     layers: tuple[int, int]
     pattern: str
+    seat: Seat = HERE
     phase: Phase = "down"
     life: Life = field(default_factory=Life)
-    host: str = ""
+    host: str = ""  # as its worker names it
     backend: str = ""
     endpoint: str = ""
     held: tuple[Held, ...] = ()
@@ -56,10 +58,10 @@ class Stage:
     seen: float = 0.0
     progressed: float = 0.0
 
-    def spawned(self, session: str, pid: int, now: float) -> None:
-        """A worker process was started."""
+    def starting(self, session: str, now: float) -> None:
+        """A worker process is being started."""
         self.phase = "starting"
-        self.life = Life(session=session, pid=pid)
+        self.life = Life(session=session)
         self.restarts += 1
         self.detail = ""
         self.seen = self.progressed = now
@@ -69,6 +71,10 @@ class Stage:
         self.phase = "down"
         self.life = Life()
         self.detail = reason
+
+    def is_beside(self, other: "Stage") -> bool:
+        """Whether both run on one host."""
+        return self.seat.host == other.seat.host
 
     def hello(self, message: Hello, now: float) -> None:
         """The worker lives and is told what to load."""
@@ -104,7 +110,7 @@ class Stage:
             stage=index,
             layers=self.layers,
             pattern=self.pattern,
-            host=self.host,
+            host=self.seat.host or self.host,
             backend=self.backend,
             pid=life.pid,
             state=SHOWN[self.phase],
@@ -131,6 +137,7 @@ class Stage:
             heartbeat_age_seconds=round(now - life.heard, 3) if life.beats else None,
             rows_prefilled=beat.rows_prefilled,
             decode_steps=beat.decode_steps,
+            refused=beat.refused,
             decode_p50=beat.decode_p50,
             decode_p95=beat.decode_p95,
             hop_seconds=beat.hop_seconds,

@@ -15,10 +15,13 @@ def setting(key: str) -> Callable[[Command], Command]:
     """The option of one key of `config.Settings`; its value stays text, or None if not given, for `config.settings`."""
     default = config.default(key)
     text = config.description(key)
-    shown = f"{text[0].upper()}{text[1:]}." + ("" if default is None or default is False else f"  [default: {default}]")
+    shown = f"{text[0].upper()}{text[1:]}." + (
+        "" if default is None or isinstance(default, bool) else f"  [default: {default}]"
+    )
     metavar = "INTEGER" if isinstance(config.sample(key), int) else "TEXT"
     if isinstance(default, bool):
-        return click.option(config.flag(key), key, is_flag=True, default=None, help=shown)
+        flag = config.flag(key)
+        return click.option(f"{flag}/--no-{key}" if default else flag, key, is_flag=True, default=None, help=shown)
     return click.option(config.flag(key), key, default=None, metavar=metavar, help=shown)
 
 

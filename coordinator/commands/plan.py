@@ -1,16 +1,23 @@
 """`stageline plan`: which layers would go to which machine, and how fast that would be; nothing is loaded."""
 
+import asyncio
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import click
 import msgspec
 from rich.console import Console
 
 from coordinator import config
+from coordinator.commands.options import setting
 from coordinator.commands.plan_table import show, show_forecasts
+from coordinator.fleet import placement
+from coordinator.fleet.gathering import gather
+from coordinator.fleet.hostfile import Hostfile, read_hostfile
+from coordinator.fleet.report import reports
 from coordinator.plan import chips
 from coordinator.plan.advice import advice
 from coordinator.plan.as_json import Forecast, plan_json
@@ -20,14 +27,14 @@ from coordinator.plan.forecast import forecast
 from coordinator.plan.lock import read_lock, write_lock
 from coordinator.plan.machine import Machine
 from coordinator.plan.machine_file import read_machines
-from coordinator.plan.plan import Demand, Plan
+from coordinator.plan.plan import TYPICAL_CONTEXT, Demand, Plan
 from coordinator.plan.planner import Impossible, Objective
 from coordinator.plan.planner import plan as best_plan
 from coordinator.plan.sources import PRESETS, UNPACKED, model_cost
 from coordinator.plan.this_machine import this_machine
+from coordinator.settings import Settings
 from worker.errors import ConfigError
 
-CONTEXT = 32768
 LINK = "thunderbolt"
 USERS = (1, 2, 4, 8, 16)
 FEWER_BITS = ("8:64", "6:64", "5:64", "4:64", "mxfp4", "3:64", "2:64")
@@ -41,10 +48,14 @@ LINE_WIDTH = 140  # where there is no window to fit into
     "--machine", "described", multiple=True, metavar="'CHIP GIB'", help="Such as 'M3 Ultra 512' or '4 x H200'; repeat."
 )
 @click.option("--machines", "file", type=click.Path(path_type=Path), help="TOML file with machines, instead.")
+@setting("hosts")
+@setting("python")
+@setting("keys")
+@setting("insecure")
 @click.option("--link", help=f"Between --machine: {', '.join(chips.links())}.  [default: {LINK}]")
 @click.option("--quantize", metavar="TEXT", help="BITS:GROUP, mxfp4, nvfp4, mxfp8 or none.  [preset: 8:32]")
 @click.option("--objective", type=click.Choice(["throughput", "latency"]), help="[default: throughput]")
-@click.option("--context", type=click.IntRange(1), help=f"Positions of each sequence.  [default: {CONTEXT}]")
+@click.option("--context", type=click.IntRange(1), help=f"Positions of each sequence.  [default: {TYPICAL_CONTEXT}]")
 @click.option("--sequences", type=click.IntRange(1), help="At once.  [default: a batch a stage; for latency: one]")
 @click.option("--batch", type=click.IntRange(1, 8), default=1, show_default=True, help="Sequences in a step.")
 @click.option("--simulate", is_flag=True, help="Predict what 1 to 16 users at once see.")
@@ -70,19 +81,21 @@ def plan(
     lock: Path | None,
     with_arithmetic: bool,
     as_json: bool,
+    **flags: Any,
 ) -> None:
     """Split MODEL over machines and predict its speed.
 
     MODEL is nano, super or ultra (published shapes, no weights needed), a directory or a hub id. Without machines it is
-    planned for this one, and the plan is shown even if it does not fit. All speeds are predictions;
-    `coordinator/plan/machines.toml` says where its figures come from.
+    planned for this one, and the plan is shown even if it does not fit. With --hosts the hosts are asked what they are.
+    All speeds are predictions; `coordinator/plan/machines.toml` says where its figures come from.
     """
-    if described and file:
-        raise ConfigError("give either --machine or --machines", param="machines")
+    settings = config.settings(None, os.environ, flags)
+    if sum(map(bool, (described, file, settings.hosts))) > 1:
+        raise ConfigError("give one of --machine, --machines and --hosts", param="machines")
     if link and not described:
         raise ConfigError("--link is about --machine; a file for --machines names its links itself", param="link")
     cost = model_cost(model, quantize)
-    machines = _machines(described, file, link or LINK, stages)
+    machines = _machines(described, file, settings, link or LINK, stages)
     together = batch if objective == "latency" else batch * (stages or len(machines))
     demand = _demand(cost, context, sequences or together, batch)
     problem = None
@@ -92,7 +105,7 @@ def plan(
         found = _best(cost, machines, demand, cast(Objective, objective or "throughput"), stages)
         if isinstance(found, Impossible):
             problem = advice(found, machines, _fewer_bits(model, quantize))
-            if described or file or lock:
+            if described or file or settings.hosts or lock:
                 raise ConfigError(problem, param="machines")
             found = found.best
         if lock is not None:
@@ -114,13 +127,24 @@ def plan(
         show_forecasts(forecasts, console)
 
 
-def _machines(described: tuple[str, ...], file: Path | None, link: str, stages: int | None) -> tuple[Machine, ...]:
+def _machines(
+    described: tuple[str, ...], file: Path | None, settings: Settings, link: str, stages: int | None
+) -> tuple[Machine, ...]:
     """The machines to choose from. A single one runs as many stages as asked."""
-    over = chips.link(link)
-    if not described and file is None:
+    if settings.hosts:
+        machines = asyncio.run(_asked(settings, read_hostfile(Path(settings.hosts))))
+    elif file is not None:
+        machines = read_machines(file)
+    elif described:
+        machines = chips.machines(described, chips.link(link))
+    else:
         return this_machine(stages or 1)
-    machines = read_machines(file) if file is not None else chips.machines(described, over)
     return machines * (stages or 1) if len(machines) == 1 else machines
+
+
+async def _asked(settings: Settings, hostfile: Hostfile) -> tuple[Machine, ...]:
+    async with gather(settings, hostfile) as fleet:
+        return placement.machines(reports(fleet.members))
 
 
 def _demand(cost: ModelCost, context: int | None, sequences: int, batch: int) -> Demand:
@@ -129,7 +153,7 @@ def _demand(cost: ModelCost, context: int | None, sequences: int, batch: int) ->
         raise ConfigError(f"--context {context}: {cost.name} was made for at most {longest} tokens", param="context")
     if sequences < batch:
         raise ConfigError(f"--sequences {sequences} is less than --batch {batch}", param="sequences")
-    return Demand(context=context or min(CONTEXT, longest), sequences=sequences, batch=batch)
+    return Demand(context=context or min(TYPICAL_CONTEXT, longest), sequences=sequences, batch=batch)
 
 
 def _best(

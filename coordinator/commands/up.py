@@ -6,6 +6,7 @@ import logging
 import os
 import resource
 import signal
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,32 +17,34 @@ from coordinator import config
 from coordinator.batches import MOST_MEMBERS
 from coordinator.cluster import Cluster
 from coordinator.commands.options import setting
-from coordinator.config import Settings
-from coordinator.demo import NAME as DEMO_NAME
-from coordinator.demo import demo_model
-from coordinator.identity import model_identity
+from coordinator.fleet.gathering import gather
+from coordinator.fleet.hostfile import Hostfile, read_hostfile
+from coordinator.fleet.places import places
+from coordinator.fleet.report import reports
 from coordinator.listener import listen
+from coordinator.local_site import LocalSite
 from coordinator.pipeline import Limits
-from coordinator.plan.planner import equal_stages
-from coordinator.plan.sources import checkpoint_cost
+from coordinator.plan.local import local_stages
+from coordinator.prepared import Prepared, prepare
 from coordinator.scheduler import Bounds
-from coordinator.served import ServedModel, load_served_model
+from coordinator.seat import Seat
 from coordinator.serving import heard_signals, serve
-from worker.errors import ConfigError
-from worker.hub import describe, pinned
-from worker.quantization import parse_quantization
-from worker.wire import MAX_TENSOR_BYTES
+from coordinator.settings import Settings
+from worker.model_hash import model_hash
 
-WIDEST_ITEM = 4  # bytes of a float32 in a hidden state
 MAX_DESCRIPTORS = 65536  # asked for; macOS gives 256 unless asked, which connections alone would use up
-
-log = logging.getLogger("stageline.up")
 
 
 @click.command()
 @click.argument("model", required=False)
 @click.option("--config", "file", type=click.Path(path_type=Path), help="Settings file, see configs/example.toml.")
 @setting("stages")
+@setting("hosts")
+@setting("launch")
+@setting("python")
+@setting("control")
+@setting("keys")
+@setting("lock")
 @setting("host")
 @setting("port")
 @setting("api_key")
@@ -53,19 +56,81 @@ log = logging.getLogger("stageline.up")
 @setting("snapshot_bytes")
 @setting("snapshot_dir")
 def up(file: Path | None, **flags: Any) -> None:
-    """Start a cluster on this machine and serve MODEL over HTTP.
+    """Start a cluster and serve MODEL over HTTP.
 
-    MODEL is a directory or a hub id; without one the demo model is served. Prints `ready http://HOST:PORT` when ready.
-    Ctrl-C stops everything; the exit status after a signal to stop is 0, whether it was ready yet or not.
+    MODEL is a directory or a hub id; without one the demo model is served. The stages run on this machine, or on those
+    of --hosts. Prints `ready http://HOST:PORT` when ready. Ctrl-C stops everything; the exit status after a signal to
+    stop is 0, whether it was ready yet or not.
     """
     _leave_at_a_signal()
     _raise_descriptor_limit()
     settings = config.settings(file, os.environ, flags)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    hostfile = read_hostfile(Path(settings.hosts), addressed=settings.launch) if settings.hosts else None
     with listen(settings.host, settings.port) as listener:
-        model, cluster, limits = _prepare(settings)
-        asyncio.run(serve(settings, model, cluster, limits, listener))
+        prepared = prepare(settings)
+        if hostfile is None:
+            asyncio.run(_here(settings, prepared, listener))
+        else:
+            asyncio.run(_there(settings, prepared, listener, hostfile))
+
+
+async def _here(settings: Settings, prepared: Prepared, listener: socket.socket) -> None:
+    """Serve with all stages on this machine."""
+    layers = local_stages(prepared.cost, settings.stages, Path(settings.lock) if settings.lock else None)
+    cluster = _cluster(settings, prepared, layers, ())
+    await serve(settings, prepared.served, cluster, LocalSite(len(layers)), _limits(settings, len(layers)), listener)
+
+
+async def _there(settings: Settings, prepared: Prepared, listener: socket.socket, hostfile: Hostfile) -> None:
+    """Serve with the stages on other hosts."""
+
+    digest = model_hash(prepared.source)
+    async with gather(settings, hostfile, model=prepared.source, model_hash=digest) as fleet:
+        found = places(
+            prepared.cost,
+            reports(fleet.members),
+            stages=settings.stages,
+            lock=Path(settings.lock) if settings.lock else None,
+            keys=fleet.keys,
+        )
+        fleet.seat(found.seats)
+        cluster = _cluster(settings, prepared, found.layers, found.seats)
+        await serve(settings, prepared.served, cluster, fleet, _limits(settings, len(found.layers)), listener)
+
+
+def _cluster(
+    settings: Settings, prepared: Prepared, layers: tuple[tuple[int, int], ...], seats: tuple[Seat, ...]
+) -> Cluster:
+    return Cluster(
+        model=prepared.served.name,
+        source=prepared.source,
+        layers=layers,
+        pattern=prepared.checkpoint.spec.pattern,
+        quantize=settings.quantize,
+        snapshots=prepared.snapshots,
+        seats=seats,
+    )
+
+
+def _limits(settings: Settings, stages: int) -> Limits:
+    return Limits(
+        bounds=Bounds(
+            max_running=settings.max_running or MOST_MEMBERS * stages,
+            max_waiting=settings.max_waiting,
+            queue_timeout=settings.queue_timeout,
+            request_timeout=settings.request_timeout,
+        ),
+        prefill_chunk=settings.prefill_chunk,
+        decode_pause=settings.decode_pause,
+        state_bytes=settings.state_bytes,
+        snapshot_bytes=settings.snapshot_bytes,
+        silence=settings.heartbeat_timeout,
+        loading=settings.loading_timeout,
+        backoff=settings.restart_delay,
+        backoff_limit=settings.restart_delay_limit,
+    )
 
 
 def _leave_at_a_signal() -> None:
@@ -90,64 +155,3 @@ def _raise_descriptor_limit() -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with contextlib.suppress(ValueError, OSError):  # a system may have a lower limit than it says
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _prepare(settings: Settings) -> tuple[ServedModel, Cluster, Limits]:
-    """Everything that can be wrong with the model or the settings is found here, before a worker starts."""
-    source = settings.model or str(demo_model())
-    name = settings.model_name or (_name(source) if settings.model else DEMO_NAME)
-    quantize = parse_quantization(settings.quantize) if settings.quantize else None
-    checkpoint = describe(source, quantize)
-    spec = checkpoint.spec
-    context = settings.context or spec.context_length
-    if context > spec.context_length:
-        raise ConfigError(
-            f"--context {context}: {name} was made for at most {spec.context_length} tokens", param="context"
-        )
-    if settings.prefill_chunk * spec.hidden_size * WIDEST_ITEM > MAX_TENSOR_BYTES:
-        most = MAX_TENSOR_BYTES // (spec.hidden_size * WIDEST_ITEM)
-        raise ConfigError(
-            f"--prefill-chunk {settings.prefill_chunk}: at most {most} tokens of {name} fit into one message",
-            param="prefill_chunk",
-        )
-    layers = equal_stages(checkpoint_cost(checkpoint, quantize, name=name), settings.stages)
-    if checkpoint.mtp_tensors:
-        log.info("%s: %d tensors for multi-token prediction are left out", name, checkpoint.mtp_tensors)
-    model = load_served_model(
-        checkpoint.directory, name=name, spec=spec, context=context, answer_tokens=settings.answer_tokens
-    )
-    cluster = Cluster(
-        model=name,
-        source=pinned(source, checkpoint),
-        layers=layers,
-        pattern=spec.pattern,
-        quantize=settings.quantize,
-        snapshots=_snapshots(settings.snapshot_dir, model_identity(source, checkpoint, settings.quantize)),
-    )
-    limits = Limits(
-        bounds=Bounds(
-            max_running=settings.max_running or MOST_MEMBERS * settings.stages,
-            max_waiting=settings.max_waiting,
-            queue_timeout=settings.queue_timeout,
-            request_timeout=settings.request_timeout,
-        ),
-        prefill_chunk=settings.prefill_chunk,
-        decode_pause=settings.decode_pause,
-        state_bytes=settings.state_bytes,
-        snapshot_bytes=settings.snapshot_bytes,
-        silence=settings.heartbeat_timeout,
-        loading=settings.loading_timeout,
-        backoff=settings.restart_delay,
-        backoff_limit=settings.restart_delay_limit,
-    )
-    return model, cluster, limits
-
-
-def _snapshots(directory: str | None, identity: str) -> str:
-    """Where this model's snapshots are kept, empty if nowhere."""
-    return str(Path(directory).expanduser().resolve() / identity) if directory else ""
-
-
-def _name(source: str) -> str:
-    """The last part of a directory or a hub id, without a revision."""
-    return Path(source).expanduser().resolve().name if os.path.exists(source) else source.split("@")[0].split("/")[-1]

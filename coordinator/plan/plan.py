@@ -7,6 +7,7 @@ import msgspec
 from coordinator.plan.cost import ModelCost, Piece
 from coordinator.plan.machine import Machine, hop_seconds, transfer_seconds
 
+TYPICAL_CONTEXT = 32768  # positions, where nobody says
 TOKEN_BYTES = 64  # of a message with a few tokens, back to the first stage
 
 

@@ -22,7 +22,7 @@ from worker.protocol import (
 def cluster():
     cluster = Cluster(model="tiny", source="/models/tiny", layers=[(0, 2), (2, 5)], pattern="MEM*E", quantize=None)
     for stage in range(2):
-        cluster.spawned(stage, f"life-{stage}", 100 + stage, now=0.0)
+        cluster.starting(stage, f"life-{stage}", now=0.0)
     return cluster
 
 
@@ -84,7 +84,7 @@ def test_from_start_to_ready(cluster):
 
 def test_a_cluster_of_one_stage_has_no_link():
     cluster = Cluster(model="tiny", source="tiny", layers=[(0, 1)], pattern="M", quantize=None)
-    cluster.spawned(0, "life", 1, now=0.0)
+    cluster.starting(0, "life", now=0.0)
     load(cluster, 0)
     assert tell(cluster, 0, Listening(epoch=1, endpoint="ipc://0")) == [(0, Connect(epoch=1, endpoint=None))]
 
@@ -96,7 +96,7 @@ def test_a_lost_stage_makes_the_others_forget_and_all_link_anew(cluster):
     assert cluster.problem() == "stage 0 (layers 0-1, mac) is linking; stage 1 (layers 2-4, mac) is down: killed"
     assert cluster.view(0.0, running=0, waiting=0).state == "degraded"
     tell(cluster, 0, Listening(epoch=2, endpoint="ipc://0"))
-    cluster.spawned(1, "second life", 7, now=1.0)
+    cluster.starting(1, "second life", now=1.0)
     assert load(cluster, 1) == [(1, Listen(epoch=2))]
     tell(cluster, 1, Listening(epoch=2, endpoint="ipc://1b"))
     for stage in range(2):
@@ -108,14 +108,14 @@ def test_a_lost_stage_makes_the_others_forget_and_all_link_anew(cluster):
 def test_words_of_an_old_epoch_do_not_count(cluster):
     load(cluster, 0, 1)
     cluster.lost(1, "killed", 0.5)
-    cluster.spawned(1, "second life", 7, now=1.0)
+    cluster.starting(1, "second life", now=1.0)
     assert cluster.session(1) == "second life"
     assert tell(cluster, 0, Listening(epoch=1, endpoint="ipc://old")) == []
     assert cluster.view(0.0, running=0, waiting=0).stages[1].state == "starting"
 
 
 def test_another_protocol_version_is_refused_by_name(cluster):
-    with pytest.raises(ClusterError, match="stage 1 on mac speaks protocol 1, this coordinator 2"):
+    with pytest.raises(ClusterError, match=f"stage 1 on mac speaks protocol 1, this coordinator {PROTOCOL_VERSION}"):
         tell(cluster, 1, hello(1, protocol=1))
 
 

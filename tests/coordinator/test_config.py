@@ -129,5 +129,5 @@ def test_example_gives_the_defaults_and_examples_that_work(tmp_path: Path) -> No
     lines = [line.removeprefix("#") for line in config.example().splitlines() if not line.startswith("# ")]
     given = settings(written(tmp_path, "\n".join(lines)), {}, {})
     with_examples = {"model", "model_name", "quantize", "context", "api_key", "max_running", "state_bytes"}
-    with_examples |= {"snapshot_bytes", "snapshot_dir"}
+    with_examples |= {"snapshot_bytes", "snapshot_dir", "stages", "lock", "hosts", "python", "control", "keys"}
     assert {key for key in config.KEYS if getattr(given, key) != config.default(key)} == with_examples

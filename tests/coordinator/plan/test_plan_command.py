@@ -100,7 +100,7 @@ def test_an_impossible_plan_is_explained(capsys):
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["super", *TWO, "--machines", "x.toml"], "either --machine or --machines"),
+        (["super", *TWO, "--machines", "x.toml"], "one of --machine, --machines and --hosts"),
         (["super", *TWO, "--link", "rope"], "link 'rope'"),
         (["super", "--link", "wifi"], "--link is about --machine"),
         (["super", *TWO, "--context", "300000"], "at most 262144 tokens"),

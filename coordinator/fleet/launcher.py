@@ -1,0 +1,115 @@
+"""Keeps one host's agent running, by mlx.launch.
+
+One launcher a host: mlx.launch ends the processes of all its hosts when one of them ends.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Sequence
+
+from coordinator.fleet.hostfile import Host
+
+FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0
+STEADY_SECONDS = 30.0  # a launcher that ran for so long begins with the first delay again
+LEAVE_SECONDS, TERMINATE_SECONDS = 5.0, 2.0
+LAST_LINES = 5
+LONGEST_LINE = 1 << 20  # bytes
+
+log = logging.getLogger("stageline.hosts")
+
+
+class Launcher:
+    """Runs `agent`, words after "python", on the host, again and again until stopped."""
+
+    def __init__(self, host: Host, *, envs: Sequence[str], python: str, agent: Sequence[str]) -> None:
+        self.name = host.name
+        self._file = json.dumps({"hosts": [{"ssh": host.ssh, "ips": list(host.ips)}], "envs": list(envs)})
+        self._command = ("--backend", "ring", "--python", python, "--", *agent)
+        self._lines: deque[str] = deque(maxlen=LAST_LINES)
+        self._process: asyncio.subprocess.Process | None = None
+        self._stopping = False
+        self.failures = 0
+        self._task = asyncio.create_task(self._keep())
+
+    @property
+    def last_words(self) -> str:
+        """What the agent or ssh said last."""
+        return " / ".join(self._lines)
+
+    async def stop(self) -> None:
+        """Wait for the agent to leave, which the coordinator has told it, then end the launcher."""
+        self._stopping = True
+        for seconds, number in ((LEAVE_SECONDS, signal.SIGTERM), (TERMINATE_SECONDS, signal.SIGKILL), (None, None)):
+            if self._process is None:  # between two runs
+                self._task.cancel()
+            await asyncio.wait((self._task,), timeout=seconds)
+            if self._task.done():
+                break
+            if number is not None:
+                self._signal(number)
+
+    async def _keep(self) -> None:
+        loop, delay = asyncio.get_running_loop(), FIRST_DELAY
+        while not self._stopping:
+            began = loop.time()
+            status = await self._run()
+            if self._stopping:
+                return
+            self.failures += 1
+            if loop.time() - began > STEADY_SECONDS:
+                delay = FIRST_DELAY
+            log.warning(
+                "host %s: the agent's launcher ended with status %s, it is started again in %g s: %s",
+                self.name,
+                status,
+                delay,
+                self.last_words or "it said nothing",
+            )
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, LONGEST_DELAY)
+
+    async def _run(self) -> int:
+        with tempfile.NamedTemporaryFile("w", prefix="stageline-", suffix=".json") as file:
+            file.write(self._file)
+            file.flush()
+            launch = ("-c", "from mlx._distributed_utils.launch import main; main()", "--hostfile", file.name)
+            process = self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",
+                *launch,
+                *self._command,
+                stdin=asyncio.subprocess.PIPE,  # and never closed: at its end mlx.launch would read it again and again
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                process_group=0,
+                limit=LONGEST_LINE,
+            )
+            assert process.stdout is not None
+            reading = asyncio.create_task(self._read(process.stdout))
+            try:
+                return await process.wait()
+            finally:
+                self._signal(signal.SIGKILL)  # ssh, if the launcher is gone without it
+                await process.wait()
+                await reading
+                self._process = None
+
+    async def _read(self, output: asyncio.StreamReader) -> None:
+        async for line in output:
+            text = line.decode(errors="replace").strip()
+            if text:
+                self._lines.append(text)
+                with contextlib.suppress(OSError):
+                    print(f"{self.name}: {text}", file=sys.stderr, flush=True)
+
+    def _signal(self, number: int) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
