@@ -8,13 +8,14 @@ anew, which makes them forget all requests, and everybody is connected once the 
 from collections.abc import Sequence
 
 from coordinator.seat import HERE, Seat
-from coordinator.stage import SHOWN, Stage
+from coordinator.stage import SHOWN, Phase, Stage
 from coordinator.view import ClusterView
 from worker.errors import ClusterError
 from worker.protocol import (
     PROTOCOL_VERSION,
     Assign,
     Connect,
+    Fault,
     Heartbeat,
     Held,
     Hello,
@@ -27,6 +28,8 @@ from worker.protocol import (
 )
 
 Orders = list[tuple[int, Message]]
+# how long a stage may take for an order; one that is in the middle of a step will find the last order of several
+ANSWER_SECONDS: dict[Phase, float] = {"opening": 5.0, "connecting": 15.0}
 
 
 class Cluster:
@@ -84,7 +87,7 @@ class Cluster:
             case Loading():
                 record.progressed = now
                 record.life.loaded_bytes, record.life.total_bytes = message.loaded_bytes, message.total_bytes
-            case Loaded():
+            case Loaded() if record.phase == "loading":  # it may be said twice
                 record.loaded(message)
                 return [self._open(stage, now)]
             case Listening(epoch=self.epoch):
@@ -93,9 +96,12 @@ class Cluster:
                 return self._connect(now)
             case Linked(epoch=self.epoch):
                 record.phase = "linked"
+                record.detail = ""
                 self.was_ready = self.was_ready or self.is_ready
             case Heartbeat():
                 record.beat(message, now)
+            case Fault(epoch=self.epoch):
+                record.detail = message.message
             case _:
                 pass
         return []
@@ -113,17 +119,24 @@ class Cluster:
         linking = ("opening", "listening", "connecting", "linked")
         return [self._open(index, now) for index, record in enumerate(self._stages) if record.phase in linking]
 
+    def relink(self, now: float) -> Orders:
+        """Begin the next epoch if a stage has not answered in time: an order may be lost with a connection."""
+        late = any(now - record.asked > ANSWER_SECONDS.get(record.phase, now) for record in self._stages)
+        return self.restart_epoch(now) if late else []
+
     def stop(self) -> None:
         """No stage will be started again."""
         self.stopping = True
 
     def _open(self, stage: int, now: float) -> tuple[int, Message]:
         record, before = self._stages[stage], self._stages[stage - 1]
+        if record.phase != "opening":
+            record.progressed = now
         record.phase = "opening"
-        record.progressed = now
+        record.asked = now
         if record.is_beside(before):
             return stage, Listen(epoch=self.epoch)
-        return stage, Listen(epoch=self.epoch, address=record.seat.address, peer=before.seat.key)
+        return stage, Listen(epoch=self.epoch, remote=True, peer=before.seat.key)
 
     def _connect(self, now: float) -> Orders:
         """Once all stages listen, each is told where the next one does."""
@@ -133,7 +146,7 @@ class Cluster:
         count = len(self._stages)
         for index, record in enumerate(self._stages):
             record.phase = "connecting"
-            record.progressed = now
+            record.progressed = record.asked = now
             after = self._stages[(index + 1) % count]
             server = "" if record.is_beside(after) else after.seat.key
             endpoint = after.endpoint if count > 1 else None

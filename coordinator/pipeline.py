@@ -252,6 +252,7 @@ class Pipeline:
                 for stage, why in late:
                     self._last_words[stage] = Failed(message=why, user=False)
                     self._site.kill(stage)
+                self._carry_out(Effects(self._cluster.relink(now)))
             last = now
             self._carry_out(self._coordination.expire(now))
 

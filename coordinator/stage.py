@@ -41,7 +41,8 @@ class Life:
 
 @dataclass(slots=True)
 class Stage:
-    """One stage. `seen` and `progressed` are when its worker last said anything and when it last got further."""
+    """One stage. `seen` is when its worker last said anything, `progressed` when it last got further, `asked` when it
+    was last told to link."""
 
     layers: tuple[int, int]
     pattern: str
@@ -57,6 +58,7 @@ class Stage:
     detail: str = ""
     seen: float = 0.0
     progressed: float = 0.0
+    asked: float = 0.0
 
     def starting(self, session: str, now: float) -> None:
         """A worker process is being started."""

@@ -56,8 +56,8 @@ def main(
     from worker.loading import hello, load_stage_of  # imports mlx, which reads the environment
     from worker.pulse import Pulse
     from worker.service import Service
-    from worker.telemetry.server import LOOPBACK, MetricsServer
-    from worker.transport import Transport
+    from worker.telemetry.server import MetricsServer
+    from worker.transport import LOOPBACK, Transport
 
     try:
         transport = Transport(
@@ -66,6 +66,7 @@ def main(
             stage=stage,
             stages=stages,
             runtime=runtime,
+            address=address or LOOPBACK,
             keyring=Keyring(keys) if keys is not None else None,
         )
     except zmq.ZMQError as error:

@@ -227,7 +227,14 @@ def _peer(descriptor: int, endpoint: str) -> str:
 
     ZeroMQ tells the descriptor and owns it: the peer may be gone already, and the number may be another's.
     """
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as accepted:
-        if accepted.getsockname()[1] == urlsplit(endpoint).port:
-            return accepted.getpeername()[0]
+    with contextlib.suppress(OSError):
+        copy = os.dup(descriptor)
+        try:
+            accepted = socket.socket(fileno=copy)
+        except OSError:  # it is no socket any more
+            os.close(copy)
+            raise
+        with accepted:
+            if accepted.getsockname()[1] == urlsplit(endpoint).port:
+                return accepted.getpeername()[0]
     return GONE

@@ -245,12 +245,12 @@ class Assign(Message, frozen=True, kw_only=True):
 class Listen(Message, frozen=True, kw_only=True):
     """A new epoch begins: forget all requests, close the data links and bind the input socket anew.
 
-    If the upstream neighbour is on another host, at this host's IP `address`, for the neighbour with the public key
-    `peer` alone ("" in a cluster without keys).
+    `remote`: the upstream neighbour is on another host, so at this host's IP address, for the neighbour with the public
+    key `peer` alone ("" in a cluster without keys).
     """
 
     epoch: int
-    address: str = ""
+    remote: bool = False
     peer: str = ""
 
 

@@ -58,6 +58,7 @@ class Service:
         self._load = load
         self._stage = stage
         self._stages = stages
+        self._hello: Hello | None = None
         self._new_engine: NewEngine | None = None
         self._links: Links | None = None
         self._run: Run | None = None
@@ -67,6 +68,7 @@ class Service:
 
     def run(self, hello: Hello) -> int:
         """Serve until stopped; returns the exit status."""
+        self._hello = hello
         self._transport.report(hello)
         try:
             while not self._stopping:
@@ -92,6 +94,8 @@ class Service:
         now = time.monotonic()
         # links first: what they hold belongs to the epoch that an order may end
         arrived = self._receive(now)
+        if self._transport.has_regained_control():
+            self._say_where_it_stands()
         orders = self._transport.orders()
         for message in orders:
             self._obey(message, now)
@@ -123,10 +127,21 @@ class Service:
             return True
         return bool(arrived)
 
+    def _say_where_it_stands(self) -> None:
+        """The coordinator was away for a moment: an order or a report may be lost."""
+        if self._links is not None:
+            reason = "the connection to the coordinator was lost for a moment"
+            self._transport.report(Fault(epoch=self._links.epoch, code="link_lost", message=reason))
+        elif self._new_engine is not None:
+            self._report_loaded()
+        elif self._hello is not None:
+            self._transport.report(self._hello)
+
     def _obey(self, message: Any, now: float) -> None:
         match message:
             case Assign():
-                self._assigned(message)
+                if self._new_engine is None:  # else it was sent again
+                    self._assigned(message)
             case Listen():
                 self._begin(message)
             case Connect(epoch=epoch, endpoint=endpoint, server=server):
@@ -152,6 +167,11 @@ class Service:
         gc.freeze()  # what is loaded stays: looking through it again and again would stall steps
         self.vitals.facts = facts
         self.vitals.measure(engine.memory())
+        self._report_loaded()
+
+    def _report_loaded(self) -> None:
+        facts = self.vitals.facts
+        assert facts is not None
         self._transport.report(
             Loaded(
                 fused_layers=facts.fused_layers,
@@ -170,7 +190,7 @@ class Service:
         self._run = self._links = None
         self._linked = False
         engine = self._new_engine()
-        self._links = self._transport.new_links(epoch, self.vitals.hops, address=listen.address, peer=listen.peer)
+        self._links = self._transport.new_links(epoch, self.vitals.hops, remote=listen.remote, peer=listen.peer)
         self.vitals.begin(epoch, self._links.credits)
         self.vitals.measure(engine.memory())
         self._run = Run(

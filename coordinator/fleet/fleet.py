@@ -215,6 +215,7 @@ class Fleet:
             async with asyncio.timeout(START_SECONDS):
                 return await future
         except TimeoutError as error:
+            self._tell(member, Kill(stage=stage, session=session))  # the order or the answer is lost
             raise OSError(f"host {member.host.name}: its agent started no worker within {START_SECONDS:g} s") from error
         finally:
             member.starting.pop(session, None)

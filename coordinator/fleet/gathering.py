@@ -162,6 +162,8 @@ async def _until_present(fleet: Fleet, launchers: Sequence[Launcher]) -> None:
             raise ConfigError(problem, param="hosts")
         now, silent = loop.time(), fleet.silent()
         for launcher in launchers:
+            if launcher.name in silent and launcher.error:
+                raise ConfigError(f"host {launcher.name}: {launcher.error}", param="hosts")
             if launcher.name in silent and launcher.failures >= MOST_FAILURES:
                 raise ClusterError(f"host {launcher.name}: its agent does not stay: {launcher.last_words}")
         if launchers and now - began > (HAIL_SECONDS if silent else SURVEY_SECONDS):

@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -21,12 +22,18 @@ STEADY_SECONDS = 30.0  # a launcher that ran for so long begins with the first d
 LEAVE_SECONDS, TERMINATE_SECONDS = 5.0, 2.0
 LAST_LINES = 5
 LONGEST_LINE = 1 << 20  # bytes
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+MLX_SAYS = "[WARN] Node with rank"  # how the agent ended, which its own words say better
+ERROR = "stageline: error: "
 
 log = logging.getLogger("stageline.hosts")
 
 
 class Launcher:
-    """Runs `agent`, words after "python", on the host, again and again until stopped."""
+    """Runs `agent`, words after "python", on the host, again and again until stopped.
+
+    `error` is what the last agent that gave up said of it.
+    """
 
     def __init__(self, host: Host, *, envs: Sequence[str], python: str, agent: Sequence[str]) -> None:
         self.name = host.name
@@ -36,6 +43,7 @@ class Launcher:
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = False
         self.failures = 0
+        self.error = ""
         self._task = asyncio.create_task(self._keep())
 
     @property
@@ -103,9 +111,10 @@ class Launcher:
 
     async def _read(self, output: asyncio.StreamReader) -> None:
         async for line in output:
-            text = line.decode(errors="replace").strip()
-            if text:
+            text = COLOURS.sub("", line.decode(errors="replace")).strip()
+            if text and not text.startswith(MLX_SAYS):
                 self._lines.append(text)
+                self.error = text.removeprefix(ERROR) if text.startswith(ERROR) else self.error
                 with contextlib.suppress(OSError):
                     print(f"{self.name}: {text}", file=sys.stderr, flush=True)
 

@@ -27,7 +27,7 @@ def machine_name(report: HostReport, device: Device) -> str:
 def seats(plan: Plan, reports: Sequence[HostReport], keys: dict[str, str]) -> tuple[Seat, ...]:
     """Where each stage of the plan runs."""
     places = {
-        machine_name(report, device): Seat(report.name, report.hail.address, keys.get(report.name, ""), device.card)
+        machine_name(report, device): Seat(report.name, keys.get(report.name, ""), device.card)
         for report in reports
         for device in report.surveyed.devices
     }

@@ -3,6 +3,7 @@
 import pytest
 
 from coordinator.cluster import Cluster
+from coordinator.seat import Seat
 from worker.errors import ClusterError
 from worker.protocol import (
     PROTOCOL_VERSION,
@@ -117,6 +118,52 @@ def test_words_of_an_old_epoch_do_not_count(cluster):
 def test_another_protocol_version_is_refused_by_name(cluster):
     with pytest.raises(ClusterError, match=f"stage 1 on mac speaks protocol 1, this coordinator {PROTOCOL_VERSION}"):
         tell(cluster, 1, hello(1, protocol=1))
+
+
+def test_an_order_to_link_that_is_not_answered_is_followed_by_another_epoch(cluster):
+    load(cluster, 0, 1)
+    assert cluster.relink(5.0) == []
+    # the order to stage 1 is lost
+    tell(cluster, 0, Listening(epoch=1, endpoint="ipc://0"), now=4.0)
+    assert cluster.relink(5.1) == [(0, Listen(epoch=2)), (1, Listen(epoch=2))]
+    assert cluster.relink(6.0) == []
+    # and now the order to connect
+    for stage in (0, 1):
+        tell(cluster, stage, Listening(epoch=2, endpoint=f"ipc://{stage}"), now=7.0)
+    tell(cluster, 0, Linked(epoch=2), now=7.0)
+    assert cluster.relink(21.0) == []
+    assert cluster.relink(22.1) == [(0, Listen(epoch=3)), (1, Listen(epoch=3))]
+
+
+def test_what_is_said_twice_changes_nothing(cluster):
+    load(cluster, 0, 1)
+    link(cluster)
+    assert tell(cluster, 1, Loaded(fused_layers=0)) == []
+    assert cluster.is_ready
+
+
+def test_stages_on_other_hosts_listen_for_their_neighbours_key_alone():
+    seats = [Seat("north", "N"), Seat("north", "N"), Seat("south", "S")]
+    cluster = Cluster(
+        model="tiny", source="tiny", layers=[(0, 1), (1, 2), (2, 3)], pattern="ME*", quantize=None, seats=seats
+    )
+    listens = []
+    for stage in range(3):
+        cluster.starting(stage, f"life-{stage}", now=0.0)
+        tell(cluster, stage, hello(stage))
+        listens += tell(cluster, stage, Loaded(fused_layers=0))
+    assert listens == [
+        (0, Listen(epoch=1, remote=True, peer="S")),
+        (1, Listen(epoch=1)),
+        (2, Listen(epoch=1, remote=True, peer="N")),
+    ]
+    orders = [tell(cluster, stage, Listening(epoch=1, endpoint=f"at {stage}")) for stage in range(3)][-1]
+    assert orders == [
+        (0, Connect(epoch=1, endpoint="at 1")),
+        (1, Connect(epoch=1, endpoint="at 2", server="S")),
+        (2, Connect(epoch=1, endpoint="at 0", server="N")),
+    ]
+    assert cluster.describe(2) == "stage 2 (layers 2-2, south)"
 
 
 def test_who_is_overdue(cluster):

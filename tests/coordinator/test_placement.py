@@ -57,9 +57,7 @@ def test_the_larger_host_gets_more_layers() -> None:
 def test_every_card_of_a_host_is_a_place_of_its_own() -> None:
     cards = [Device(chip="H200", memory_bytes=140 * GIB, card=number) for number in range(3)]
     found = places(SUPER, [report("south", *cards)], stages=None, lock=None, keys=KEYS)
-    assert sorted(found.seats, key=lambda seat: seat.card or 0) == [
-        Seat("south", "10.0.0.5", "S", number) for number in range(3)
-    ]
+    assert sorted(found.seats, key=lambda seat: seat.card or 0) == [Seat("south", "S", number) for number in range(3)]
 
 
 def test_a_host_of_one_device_may_run_several_stages() -> None:

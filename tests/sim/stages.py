@@ -203,6 +203,9 @@ class MemoryTransport:
         self.inbox = []
         self.links = None
 
+    def has_regained_control(self):
+        return False  # as in a cluster on one machine
+
     def orders(self):
         orders, self.inbox = self.inbox, []
         return orders
@@ -210,6 +213,6 @@ class MemoryTransport:
     def report(self, message):
         self.world.put(self.world.reports[self.stage], encode(message))
 
-    def new_links(self, epoch, hops, *, address, peer):
+    def new_links(self, epoch, hops, *, remote, peer):
         self.links = MemoryLinks(self.world, self.stage, epoch)
         return self.links

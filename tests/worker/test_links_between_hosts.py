@@ -96,17 +96,17 @@ def test_messages_pass_between_hosts(hosts, keys):
 
 def test_only_the_neighbour_may_connect(hosts, tmp_path, caplog):
     """Another host of the cluster has no business at this link."""
-    _, down = hosts
-    endpoint = down.listen(peer=hosts[0].keyring.public)
+    up, down = hosts
+    endpoint = down.listen(peer=up.keyring.public)
     other = Host(tmp_path / "other", 0)
+    hosts.append(other)
     other.listen(address="")
     other.links.connect(endpoint, down.keyring.public)
-    until(lambda: down.gate.counts["unknown_key"])
+    until(lambda: down.gate.counts["unknown_key"] and other.links.sockets[-1].poll(0))
     assert not linked(other)
     with pytest.raises(LinkLostError, match=f"no connection to stage 1 at {endpoint} after 10 s: it refuses this host"):
         other.receive(after=CONNECT_SECONDS)
     assert f"stage 1: refused 127.0.0.1: its key {other.keyring.public} is not one that may come in" in caplog.messages
-    other.close()
 
 
 def test_a_stage_on_one_host_is_linked_when_its_neighbour_answers(hosts):

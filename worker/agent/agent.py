@@ -40,7 +40,8 @@ class Agent:
     async def run(self) -> None:
         """Returns when the agent has left, with nothing left behind.
 
-        Raises ClusterError if there is another agent already, or if it need not stay and cannot reach the coordinator.
+        Raises ClusterError if there is another agent already, or if it need not stay and cannot reach the coordinator,
+        and ConfigError if it never will.
         """
         loop = asyncio.get_running_loop()
         lock = Lock(self._settings.name, self._settings.coordinator)
@@ -78,7 +79,12 @@ class Agent:
             endpoint = self._settings.endpoint
             address = self._settings.address or await in_background(lambda: own_address(endpoint))
             session = Session(self._settings, address=address, devices=found, runtime=runtime)
-        except (OSError, zmq.ZMQError) as error:
+        except zmq.ZMQError as error:
+            own = self._settings.address or "its own address"
+            fix = "correct its `ips` in the hostfile, or --address"
+            self._trouble(f"this host cannot listen at {own}: {error.strerror}: {fix}", loop.time(), for_good=True)
+            return
+        except OSError as error:
             reason = f"no way to the coordinator at {self._settings.coordinator}: {error.strerror}; check the network"
             self._trouble(reason, loop.time())
             return
@@ -95,21 +101,25 @@ class Agent:
                 if session.is_up:
                     self._up, self._said = now, ""
                 elif not session.ended.done() and now - began > LOOK_SECONDS and not session.surveyed:
-                    self._trouble(session.trouble or await unreachable(self._settings), now)
+                    self._trouble(await unreachable(self._settings), now)
         finally:
             await session.close()
         if not session.ended.done():
             return
         outcome, reason = session.ended.result()
-        if outcome is Outcome.REFUSED:
-            self._trouble(reason, loop.time())
+        if outcome in (Outcome.REFUSED, Outcome.HUNG_UP):
+            # who shows a key and is hung up on expected another one of the coordinator
+            certain = outcome is Outcome.REFUSED or self._settings.keys is not None
+            self._trouble(reason, loop.time(), for_good=certain)
         elif outcome is Outcome.LOST or self._settings.stay:
             log.warning("%s; hailing anew", reason)
         elif not self._leave.done():
             self._leave.set_result(reason)
 
-    def _trouble(self, reason: str, now: float) -> None:
-        """There is no connection: say why, once, and give up in the end."""
+    def _trouble(self, reason: str, now: float, *, for_good: bool = False) -> None:
+        """There is no connection: say why, once, and give up in the end, or at once if waiting cannot help."""
+        if not self._settings.stay and for_good:
+            raise ConfigError(reason)
         if not self._settings.stay and now - self._up > PATIENCE_SECONDS:
             raise ClusterError(f"{reason} (tried for {PATIENCE_SECONDS:g} s)")
         if reason != self._said:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import click
 
 from worker.agent.agent import Agent
+from worker.agent.launch_files import remove_launch_files
 from worker.agent.settings import AgentSettings, agent_settings, check_keys
 from worker.errors import StagelineError
 
@@ -44,6 +45,7 @@ def main(**options: Any) -> None:
 
     Starts and ends this host's workers. Without --stay it leaves with the process that holds its standard input.
     """
+    remove_launch_files(os.environ)
     settings = agent_settings(**options)
     check_keys(settings)
     logging.basicConfig(

@@ -49,7 +49,7 @@ async def unreachable(settings: AgentSettings) -> str:
         async with asyncio.timeout(PROBE_SECONDS):
             _, writer = await asyncio.open_connection(*settings.endpoint)
         writer.close()
-        reason = "what listens there does not answer as a coordinator: correct --coordinator"
+        reason = "what listens there does not answer as a coordinator yet: if that stays, correct --coordinator"
     except TimeoutError:
         reason = "no answer: check the address, and the firewall there"
     except OSError as error:

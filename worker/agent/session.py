@@ -16,7 +16,7 @@ import zmq
 
 from worker.agent.echo import Echo
 from worker.agent.link import Event, Link
-from worker.agent.messages import Beat, Device, End, Hail, Idle, Kill, Leave, Start, Survey
+from worker.agent.messages import Beat, Device, End, Hail, Idle, Kill, Leave, Start, Survey, Surveyed
 from worker.agent.presence import TICK_SECONDS, Due, Presence
 from worker.agent.refusal import refusal
 from worker.agent.settings import AgentSettings
@@ -38,6 +38,7 @@ class Outcome(Enum):
     LEAVE = auto()  # the coordinator sends the agent away
     LOST = auto()  # the coordinator is gone
     REFUSED = auto()  # the handshake fails
+    HUNG_UP = auto()  # again and again, without a reason
 
 
 class Ending(NamedTuple):
@@ -65,9 +66,9 @@ class Session:
         self._peers: frozenset[str] = frozenset()
         self._orders: asyncio.Queue[Start | Kill | End] = asyncio.Queue()
         self._survey: Survey | None = None
+        self._answered: Surveyed | None = None
         self._surveying: asyncio.Task[None] | None = None
         self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
-        self.trouble = ""  # what the last handshake failed of
 
         keys = ["--keys", str(settings.keys)] if settings.keys else []
         self._workers = Workers(
@@ -145,9 +146,10 @@ class Session:
     def _noticed(self, event: Event) -> None:
         if event is Event.UP:
             self._presence.connected = True
-            self.trouble = ""
             if not self._presence.surveyed:
                 self._hail()
+            else:
+                self._say_again()
         elif event is Event.DOWN:
             # once surveyed, the beats tell whether it comes back in time. Until then a new name is better: under the
             # old one nobody is heard as long as the coordinator holds the dead connection
@@ -156,10 +158,10 @@ class Session:
             self._presence.connected = False
         else:
             self._hung_up += event is Event.HUNG_UP
-            if event is not Event.HUNG_UP or self._hung_up >= HUNG_UP_TIMES:
-                self.trouble = refusal(event, self._settings)
             if event is not Event.HUNG_UP:
-                self._end(Outcome.REFUSED, self.trouble)
+                self._end(Outcome.REFUSED, refusal(event, self._settings))
+            elif self._hung_up >= HUNG_UP_TIMES:  # the next session reads the keys again
+                self._end(Outcome.HUNG_UP, refusal(event, self._settings))
 
     def _stopped(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -214,12 +216,19 @@ class Session:
             keys=self._settings.keys,
             runtime=self._runtime,
         )
+        self._answered = answer
         if answer.problem:
             log.error("%s", answer.problem)
         for trip in answer.round_trips:
             if trip.problem:
                 log.warning("round trips to %s: %s", trip.peer, trip.problem)
         self._say(answer)
+
+    def _say_again(self) -> None:
+        """The connection is back; what was on its way when it was lost may not have arrived."""
+        if self._answered is not None:
+            self._say(self._answered)
+        self._workers.say_again()
 
     def _hail(self) -> None:
         self._say(

@@ -19,6 +19,7 @@ class Workers:
     ) -> None:
         self._say = say
         self._sessions: dict[int, str] = {}
+        self._told: dict[str, Started | Ended] = {}  # the last word about each worker, by session
         self._supervisor = Supervisor(endpoint=endpoint, runtime=runtime, arguments=arguments, ended=self._ended)
 
     async def start(self, order: Start) -> None:
@@ -38,7 +39,7 @@ class Workers:
             self._say(Started(stage=stage, session=session, pid=0, problem=error.strerror or str(error)))
             return
         log.info("stage %d is started, pid %d", stage, pid)
-        self._say(Started(stage=stage, session=session, pid=pid))
+        self._tell(Started(stage=stage, session=session, pid=pid))
 
     def kill(self, order: Kill) -> None:
         """End this very worker, if it has not ended."""
@@ -51,7 +52,16 @@ class Workers:
 
     def _ended(self, stage: int, reason: str) -> None:
         log.info("stage %d: %s", stage, reason)
-        self._say(Ended(stage=stage, session=self._sessions.pop(stage), reason=reason))
+        self._tell(Ended(stage=stage, session=self._sessions.pop(stage), reason=reason))
+
+    def say_again(self) -> None:
+        """Tell what became of every worker: that may be lost when the coordinator was away for a moment."""
+        for message in self._told.values():
+            self._say(message)
+
+    def _tell(self, message: Started | Ended) -> None:
+        self._told[message.session] = message
+        self._say(message)
 
 
 def card_environment(card: int | None) -> dict[str, str]:

@@ -125,8 +125,18 @@ def test_a_handshake_that_fails_is_explained(
     coordinator = stack.enter_context(playing.coordinator(ours if server_has_keys else None))
     words = ("--keys", str(keys.directory)) if with_keys else ()
     agent = stack.enter_context(playing.agent(coordinator.endpoint, *words, insecure=not with_keys))
-    agent.says(f"the coordinator at {coordinator.endpoint} {said}")
-    assert agent.process.poll() is None
-    agent.process.terminate()
-    assert agent.ends() == 0
+    agent.says(f"stageline: error: the coordinator at {coordinator.endpoint} {said}")
+    assert agent.ends() == 2  # at once: waiting would not help
+
+
+def test_a_service_waits_for_better_keys(keyring: NewKeyring, stack: ExitStack) -> None:
+    ours, keys = keyring("coordinator"), keyring("here")
+    ours.add("here", keys.public)
+    keys.trust(keyring("another").public)
+    coordinator = stack.enter_context(playing.coordinator(ours))
+    words = ("--keys", str(keys.directory), "--stay")
+    agent = stack.enter_context(playing.agent(coordinator.endpoint, *words, insecure=False))
+    agent.says("hangs up: its key is not the one in")
+    keys.trust(ours.public)
+    assert coordinator.hear(Hail)[1].name == "here"
     assert agent.log.count("ERROR") == 1
