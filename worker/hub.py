@@ -4,16 +4,6 @@ import os
 import re
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    HTTPError,  # pyright: ignore[reportPrivateImportUsage]: the base of what its HTTP client raises
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-    XetDownloadError,
-)
-
 from worker.checkpoint import Checkpoint
 from worker.errors import CheckpointError
 from worker.quantization import Quantization
@@ -71,6 +61,17 @@ def _hub_id(model: str) -> tuple[str, str | None] | None:
 
 
 def _fetch(model: str, repository: str, revision: str | None, *, patterns: tuple[str, ...]) -> Path:
+    # here, because most starts of a stage load a directory, and importing this takes a tenth of a second
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        HTTPError,  # pyright: ignore[reportPrivateImportUsage]: the base of what its HTTP client raises
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+        XetDownloadError,
+    )
+
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
     except GatedRepoError as error:

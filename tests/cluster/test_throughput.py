@@ -77,7 +77,7 @@ def test_latency_is_the_sum_of_the_stages_and_throughput_that_of_a_full_pipeline
 def test_a_long_prompt_holds_running_answers_up_by_one_piece_at_most(without_attention, stages, monkeypatch):
     """By the 99th percentile. Before the prompt it counts up to 1.5 medians only, so that a stall of this machine
     cannot improve the result; it can spoil it, so the best of five tries counts."""
-    piece, pieces = 64, 32
+    piece, pieces = 64, -(-4000 // 64)
     slow_down(monkeypatch, step=0.01, row=0.0007)
     seen = []
     with running(without_attention, stages=stages, arguments=["--prefill-chunk", str(piece)]) as cluster:

@@ -4,11 +4,11 @@ import json
 import shutil
 from pathlib import Path
 
+import huggingface_hub
 import mlx.core as mx
 import pytest
 
 from tests.checkpoints import BASE, make
-from worker import hub
 from worker.errors import CheckpointError
 from worker.model_hash import BLOCK_BYTES, BLOCKS, model_hash
 
@@ -69,7 +69,7 @@ def test_a_model_of_the_hub_is_its_commit(directory: Path, monkeypatch: pytest.M
         snapshot = directory.with_name(commit)
         if not snapshot.exists():
             shutil.copytree(weights, snapshot)
-        monkeypatch.setattr(hub, "snapshot_download", lambda *_, **__: str(snapshot))
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(snapshot))
         return model_hash("owner/name")
 
     first = fetched("a" * 40, directory)
