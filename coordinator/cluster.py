@@ -30,6 +30,7 @@ from worker.protocol import (
 Orders = list[tuple[int, Message]]
 # how long a stage may take for an order; one that is in the middle of a step will find the last order of several
 ANSWER_SECONDS: dict[Phase, float] = {"opening": 5.0, "connecting": 15.0}
+MOST_DOUBLINGS = 5
 
 
 class Cluster:
@@ -53,6 +54,7 @@ class Cluster:
         self.epoch = 1
         self.stopping = False
         self.was_ready = False
+        self._relinks = 0  # in a row
         self._model = model
         self._source = source
         self._quantize = quantize
@@ -97,7 +99,8 @@ class Cluster:
             case Linked(epoch=self.epoch):
                 record.phase = "linked"
                 record.detail = ""
-                self.was_ready = self.was_ready or self.is_ready
+                if self.is_ready:
+                    self.was_ready, self._relinks = True, 0
             case Heartbeat():
                 record.beat(message, now)
             case Fault(epoch=self.epoch):
@@ -121,8 +124,11 @@ class Cluster:
 
     def relink(self, now: float) -> Orders:
         """Begin the next epoch if a stage has not answered in time: an order may be lost with a connection."""
-        late = any(now - record.asked > ANSWER_SECONDS.get(record.phase, now) for record in self._stages)
-        return self.restart_epoch(now) if late else []
+        patience = 2 ** min(self._relinks, MOST_DOUBLINGS)  # one that is slow must be able to catch up
+        if not any(now - record.asked > ANSWER_SECONDS.get(record.phase, now) * patience for record in self._stages):
+            return []
+        self._relinks += 1
+        return self.restart_epoch(now)
 
     def stop(self) -> None:
         """No stage will be started again."""

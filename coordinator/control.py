@@ -44,6 +44,9 @@ class Control:
         self._gate = Gate(self._context, keyring) if keyring is not None else None
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        # who connects again is heard at once, not when the old connection is known to be dead; names are random, and
+        # with keys every message's sender is checked
+        self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.SNDHWM, 0)  # the messages are few and small, and none may be lost
         self._socket.setsockopt(zmq.RCVHWM, 0)

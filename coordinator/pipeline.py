@@ -96,7 +96,7 @@ class Pipeline:
             self._spawn(self._watch())
             self._spawn(self._sample())
             for stage in range(self._cluster.stages):
-                await self._start(stage)
+                self._spawn(self._start(stage))
         except BaseException:
             await self.__aexit__()
             raise

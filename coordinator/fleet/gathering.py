@@ -13,7 +13,7 @@ from coordinator.control import Control
 from coordinator.fleet.addresses import address_towards, is_loopback
 from coordinator.fleet.fleet import Fleet
 from coordinator.fleet.hostfile import Host, Hostfile
-from coordinator.fleet.launcher import Launcher
+from coordinator.fleet.launcher import Launcher, log_failure
 from coordinator.fleet.member import Member
 from coordinator.fleet.preflight import differs, preflight
 from coordinator.settings import Settings
@@ -26,6 +26,8 @@ from worker.versions import Installed
 HAIL_SECONDS = 60.0  # for launched agents to be there
 SURVEY_SECONDS = 180.0  # to describe the model, and to measure
 TELL_SECONDS = 10.0
+CHECK_SECONDS = 30.0  # for agents that run already, where somebody waits for a look at them
+REVIVE_SECONDS = 60.0  # of silence: an agent that lives and is cut off gives up after 20
 MOST_FAILURES = 3
 ANYWHERE, ANYWHERE_6 = "0.0.0.0", "::"
 
@@ -74,9 +76,11 @@ async def gather(
             if settings.launch
         ]
         stack.push_async_callback(_end, fleet, launchers)
-        watch = asyncio.create_task(fleet.watch())
-        stack.callback(watch.cancel)
-        await _until_present(fleet, launchers)
+        for work in (fleet.watch(), _revive(fleet, launchers)):
+            task = asyncio.create_task(work)
+            task.add_done_callback(log_failure)
+            stack.callback(task.cancel)
+        await _until_present(fleet, launchers, limit=CHECK_SECONDS if checks else None)
         yield fleet
 
 
@@ -152,8 +156,25 @@ def _launcher(
     )
 
 
-async def _until_present(fleet: Fleet, launchers: Sequence[Launcher]) -> None:
-    """Waits for all hosts. Raises ConfigError or ClusterError if one cannot take part or does not come."""
+async def _revive(fleet: Fleet, launchers: Sequence[Launcher]) -> None:
+    """For ever: starts a launcher again whose agent has been silent for long. Its ssh may wait for a host that was
+    switched off, for as long as TCP does: hours."""
+    loop = asyncio.get_running_loop()
+    since: dict[str, float] = {}
+    while True:
+        await asyncio.sleep(1)
+        now, silent = loop.time(), fleet.silent()
+        for launcher in launchers:
+            if launcher.name not in silent:
+                since.pop(launcher.name, None)
+            elif now - since.setdefault(launcher.name, now) > REVIVE_SECONDS:
+                del since[launcher.name]
+                launcher.again()
+
+
+async def _until_present(fleet: Fleet, launchers: Sequence[Launcher], *, limit: float | None) -> None:
+    """Waits for all hosts, for agents that were not launched here up to `limit` seconds. Raises ConfigError or
+    ClusterError if one cannot take part or does not come."""
     loop = asyncio.get_running_loop()
     began = told = loop.time()
     while fleet.absent():
@@ -173,6 +194,9 @@ async def _until_present(fleet: Fleet, launchers: Sequence[Launcher]) -> None:
                 f"no word from the agent on {', '.join(late)} for {now - began:.0f} s; check that the hosts reach this "
                 f"machine (firewall, and on macOS the Local Network permission); {said}"
             )
+        if not launchers and limit is not None and now - began > limit:
+            absent = ", ".join(fleet.absent())
+            raise ClusterError(f"no agent of {absent} has come within {limit:g} s: is it running, with this address?")
         if now - told > TELL_SECONDS:
             told = now
             log.info("waiting for the agents of %s", ", ".join(fleet.absent()))

@@ -21,7 +21,9 @@ FIRST_DELAY, LONGEST_DELAY = 1.0, 30.0
 STEADY_SECONDS = 30.0  # a launcher that ran for so long begins with the first delay again
 LEAVE_SECONDS, TERMINATE_SECONDS = 5.0, 2.0
 LAST_LINES = 5
-LONGEST_LINE = 1 << 20  # bytes
+LONGEST_LINE = 4096  # characters
+READ_BYTES = 8192
+READ_SECONDS = 1.0  # for the last words, when all who could write are gone
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 MLX_SAYS = "[WARN] Node with rank"  # how the agent ended, which its own words say better
 ERROR = "stageline: error: "
@@ -45,6 +47,7 @@ class Launcher:
         self.failures = 0
         self.error = ""
         self._task = asyncio.create_task(self._keep())
+        self._task.add_done_callback(log_failure)
 
     @property
     def last_words(self) -> str:
@@ -54,14 +57,21 @@ class Launcher:
     async def stop(self) -> None:
         """Wait for the agent to leave, which the coordinator has told it, then end the launcher."""
         self._stopping = True
-        for seconds, number in ((LEAVE_SECONDS, signal.SIGTERM), (TERMINATE_SECONDS, signal.SIGKILL), (None, None)):
+        for seconds, number in ((LEAVE_SECONDS, signal.SIGTERM), (TERMINATE_SECONDS, signal.SIGKILL)):
             if self._process is None:  # between two runs
                 self._task.cancel()
             await asyncio.wait((self._task,), timeout=seconds)
             if self._task.done():
-                break
-            if number is not None:
-                self._signal(number)
+                return
+            self._signal(number)
+        _, stuck = await asyncio.wait((self._task,), timeout=TERMINATE_SECONDS)
+        if stuck:
+            self._task.cancel()
+            log.error("host %s: the agent's launcher does not end", self.name)
+
+    def again(self) -> None:
+        """End what runs: it is started again. For an ssh that waits for a host which is not there any more."""
+        self._signal(signal.SIGKILL)
 
     async def _keep(self) -> None:
         loop, delay = asyncio.get_running_loop(), FIRST_DELAY
@@ -97,7 +107,6 @@ class Launcher:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
                 process_group=0,
-                limit=LONGEST_LINE,
             )
             assert process.stdout is not None
             reading = asyncio.create_task(self._read(process.stdout))
@@ -106,19 +115,35 @@ class Launcher:
             finally:
                 self._signal(signal.SIGKILL)  # ssh, if the launcher is gone without it
                 await process.wait()
-                await reading
+                await asyncio.wait((reading,), timeout=READ_SECONDS)
+                reading.cancel()
                 self._process = None
 
     async def _read(self, output: asyncio.StreamReader) -> None:
-        async for line in output:
-            text = COLOURS.sub("", line.decode(errors="replace")).strip()
-            if text and not text.startswith(MLX_SAYS):
-                self._lines.append(text)
-                self.error = text.removeprefix(ERROR) if text.startswith(ERROR) else self.error
-                with contextlib.suppress(OSError):
-                    print(f"{self.name}: {text}", file=sys.stderr, flush=True)
+        rest = ""
+        while chunk := await output.read(READ_BYTES):
+            *lines, rest = (rest + chunk.decode(errors="replace")).split("\n")
+            rest = rest[-LONGEST_LINE:]  # a progress bar goes on for ever without an end of line
+            for line in lines:
+                self._said(line)
+        self._said(rest)
+
+    def _said(self, line: str) -> None:
+        text = COLOURS.sub("", line).rstrip().rpartition("\r")[2].strip()  # of a progress bar the last state
+        if text and not text.startswith(MLX_SAYS):
+            self._lines.append(text)
+            self.error = text.removeprefix(ERROR) if text.startswith(ERROR) else self.error
+            with contextlib.suppress(OSError):
+                print(f"{self.name}: {text}", file=sys.stderr, flush=True)
 
     def _signal(self, number: int) -> None:
         if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
+            # macOS refuses to signal a group of which only its dead are left
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, number)
+
+
+def log_failure(task: "asyncio.Task[None]") -> None:
+    """For a task that nobody waits for."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("internal failure", exc_info=error)

@@ -90,3 +90,39 @@ def test_nothing_of_the_launcher_is_left_on_disk(tmp_path: Path, monkeypatch: py
 
     asyncio.run(play())
     assert [name for name in os.listdir(tmp_path) if name.startswith("stageline-")] == []
+
+
+@pytest.mark.parametrize("bar", ["x" * 3_000_000, "\\r 1 %\\r 2 %" * 100_000], ids=["one long line", "a progress bar"])
+def test_output_without_an_end_is_read_on(tmp_path: Path, bar: str) -> None:
+    script = f'import sys; sys.stdout.write("{bar}"); print(); print("stageline: error: it was the bar"); sys.exit(2)'
+
+    async def play() -> None:
+        (tmp_path / "agent.py").write_text(script)
+        launcher = Launcher(
+            Host("127.0.0.1", ("127.0.0.1",)), envs=[], python=sys.executable, agent=[str(tmp_path / "agent.py")]
+        )
+        deadline = time.monotonic() + 10
+        while not launcher.failures:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.02)
+        await launcher.stop()
+        assert launcher.error == "it was the bar"
+        assert len(launcher.last_words) < 10_000
+
+    asyncio.run(play())
+
+
+def test_a_launcher_that_hangs_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_DELAY", 0.01)
+
+    async def play() -> None:
+        launcher, seen = launch(tmp_path, seconds=60)
+        (first,) = await until_lines(seen, 1)
+        launcher.again()
+        _, second = await until_lines(seen, 2)
+        assert not alive(int(first.split()[0]))
+        monkeypatch.setattr(module, "LEAVE_SECONDS", 0.1)
+        await launcher.stop()
+        assert not alive(int(second.split()[0]))
+
+    asyncio.run(play())
