@@ -1,13 +1,17 @@
 """Workers as children of this process, reached over ipc."""
 
+import asyncio
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
 
 from coordinator.control import Control
 from coordinator.site import Ended, Received
+from worker.agent.background import in_background
+from worker.hardware import card_environment, stage_cards
 from worker.protocol import Message
 from worker.supervisor import Supervisor
 
@@ -27,6 +31,7 @@ class LocalSite:
             runtime=self._runtime,
             ended=self._lost,
         )
+        self._cards = asyncio.create_task(in_background(partial(stage_cards, stages)))
 
     def attach(self, received: Received, ended: Ended) -> None:
         """See `Site`, as for the others."""
@@ -36,8 +41,10 @@ class LocalSite:
         """This machine is there."""
 
     async def start(self, stage: int, session: str) -> int:
-        """A child process."""
-        return await self._supervisor.start(stage, session)
+        """A child process, with a card of its own if there are as many NVIDIA cards as stages."""
+        cards = await asyncio.shield(self._cards)  # one start that is given up does not end the others
+        environment = card_environment(cards[stage] if cards else None)
+        return await self._supervisor.start(stage, session, environment=environment)
 
     def kill(self, stage: int) -> None:
         """SIGKILL."""
@@ -64,6 +71,7 @@ class LocalSite:
 
     def close(self) -> None:
         """Removes the runtime directory."""
+        self._cards.cancel()
         self._control.close()
         shutil.rmtree(self._runtime, ignore_errors=True)
 

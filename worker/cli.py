@@ -1,6 +1,7 @@
 """`stageline worker`: one stage's process. `stageline up` starts these; by hand it is for debugging one stage."""
 
 import contextlib
+import ipaddress
 import logging
 import os
 import platform
@@ -26,6 +27,7 @@ from worker.mlx_settings import set_defaults
 @click.option("--host", default=platform.node, help="Name of this machine in the cluster; its own if not given.")
 @click.option("--address", default="", help="Its IP address, where the metrics server listens; else on loopback.")
 @click.option("--keys", type=click.Path(path_type=Path), help="Directory of keys, for a cluster that has them.")
+@click.option("--insecure", is_flag=True, help="No keys, with an --address that other machines reach.")
 @click.option("--leave-with-parent", is_flag=True, help="Leave when standard input closes.")
 def main(
     control: str,
@@ -36,6 +38,7 @@ def main(
     host: str,
     address: str,
     keys: Path | None,
+    insecure: bool,
     leave_with_parent: bool,
 ) -> None:
     """Serve one stage of a cluster, under a coordinator."""
@@ -43,6 +46,8 @@ def main(
         raise click.BadParameter(f"{stage} of {stages} stages: they are counted from 0", param_hint="--stage")
     if not session:
         raise click.BadParameter("cannot be empty", param_hint="--session")
+    if address:
+        _check_address(address, guarded=keys is not None or insecure)
 
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s %(levelname)s stage {stage}: %(message)s")
     orphaned = threading.Event()
@@ -89,6 +94,19 @@ def main(
         pulse.close()
         if orphaned.is_set():
             _tidy(runtime)
+
+
+def _check_address(address: str, *, guarded: bool) -> None:
+    """Without keys anybody who reaches the address could send hidden states and read what the stage computes."""
+    try:
+        is_loopback = ipaddress.ip_address(address).is_loopback
+    except ValueError as error:
+        raise click.BadParameter(f"{address!r} is not an IP address", param_hint="--address") from error
+    if not is_loopback and not guarded:
+        raise click.BadParameter(
+            f"other machines reach {address}: give --keys, or --insecure if the network is trusted",
+            param_hint="--address",
+        )
 
 
 def _leave_with_parent(orphaned: threading.Event) -> None:

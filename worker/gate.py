@@ -74,14 +74,9 @@ class Gate:
         self._lock = threading.Lock()
         self._numbers = count(1)
         self._doors: dict[bytes, _Door] = {}
-        self._said: dict[tuple[str, str, str], tuple[float, int]] = {}
+        self._said: dict[tuple[str, ...], tuple[float, int]] = {}
         self._thread: threading.Thread | None = None
         self._wake: AnySocket | None = None
-
-    @property
-    def refused(self) -> int:
-        """Connections that were turned away, for whatever reason."""
-        return sum(self.counts.values())
 
     def present(self, socket: AnySocket, server: str) -> None:
         """Before `socket` connects to the server with this public key: show own key, talk to nobody else."""
@@ -93,7 +88,7 @@ class Gate:
     def guard(self, socket: AnySocket, *, name: str, allowed: Callable[[str], bool]) -> None:
         """Before `socket` is bound: only clients whose public key is `allowed` come in; `name` is for the log.
 
-        `allowed` is called by the gate's thread, once for a connection.
+        `allowed` is called by the gate's thread, once for a connection, and raises nothing.
         """
         domain = f"{next(self._numbers)}"
         monitored = f"inproc://gate-{domain}-{id(self)}"
@@ -113,17 +108,18 @@ class Gate:
 
         `reason` is one of REASONS.
         """
-        now = time.monotonic()
         with self._lock:
             self.counts[reason] += 1
-            if len(self._said) > REMEMBERED:
-                self._said.clear()
-            said, more = self._said.get((name, peer, reason), (-AGAIN_SECONDS, 0))
-            silent = now < said + AGAIN_SECONDS
-            self._said[name, peer, reason] = (said, more + 1) if silent else (now, 0)
-        if not silent:
-            again = f" ({more} times more since the last line)" if more else ""
-            log.warning("%s: refused %s: %s%s", name, peer, why, again)
+        self._say(logging.WARNING, (name, peer, reason), f"{name}: refused {peer}: {why}")
+
+    def host_of(self, key: str) -> str | None:
+        """The host that may come in with this public key. While the list cannot be read there is none, and a line
+        says so now and then."""
+        try:
+            return self.keyring.name_of(key)
+        except ConfigError as error:
+            self._say(logging.ERROR, (error.message,), error.message)
+            return None
 
     def close(self) -> None:
         """End the thread; sockets that are still open let nobody in any more."""
@@ -131,6 +127,18 @@ class Gate:
             self._wake.send(b"")
             self._thread.join()
             self._wake.close()
+
+    def _say(self, level: int, about: tuple[str, ...], line: str) -> None:
+        """Write the line if it is the first about this for a while."""
+        now = time.monotonic()
+        with self._lock:
+            if len(self._said) > REMEMBERED:
+                self._said.clear()
+            said, more = self._said.get(about, (-AGAIN_SECONDS, 0))
+            silent = now < said + AGAIN_SECONDS
+            self._said[about] = (said, more + 1) if silent else (now, 0)
+        if not silent:
+            log.log(level, "%s%s", line, f" ({more} times more since the last line)" if more else "")
 
     def _start(self) -> AnySocket:
         """The thread runs from the first guarded socket on; returns what wakes it."""
@@ -179,10 +187,7 @@ class Gate:
         key = zmq.utils.z85.encode(credentials[0]).decode() if mechanism == b"CURVE" and credentials else ""
         allows = False
         if door is not None:
-            try:
-                allows = door.allowed(key)
-            except ConfigError as error:  # the list cannot be read now: nobody comes in
-                log.error("%s", error.message)
+            allows = door.allowed(key)
             if not allows:
                 self.refuse(door.name, address.decode(), "unknown_key", f"its key {key} is not one that may come in")
         status = (b"200", b"OK", key.encode()) if allows else (b"400", b"refused", b"")

@@ -3,12 +3,18 @@
     secret       own secret key, for its owner's eyes alone (0600)
     coordinator  the coordinator's public key, on the other hosts
     allowed      one line a host, "NAME PUBLIC-KEY", where the coordinator runs
+    lock         held by whoever changes `allowed`
+
+Nobody else may write any of them, nor in the directory.
 
 Keys are CURVE keys in ZeroMQ's Z85: 40 characters.
 """
 
+import contextlib
+import fcntl
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -19,6 +25,7 @@ from worker.errors import ConfigError
 
 NAME = re.compile(r"[A-Za-z0-9_:][A-Za-z0-9_.:-]*\Z")
 KEY_BYTES = 32
+OTHERS_WRITE = 0o022
 
 Stamp = tuple[int, int, int]  # of a file: a new one has another
 
@@ -47,6 +54,7 @@ class Keyring:
         """Own secret key. Raises ConfigError if there is none, and if others may read it."""
         path = self.directory / "secret"
         secret = self._read(path, "`stageline keys new` makes this host's keys")
+        self._check_directory()
         mode = path.stat().st_mode & 0o777
         if mode & 0o077:
             raise ConfigError(f"{path}: other users can read it (mode {mode:03o}): `chmod 600 {path}`")
@@ -64,10 +72,13 @@ class Keyring:
 
     @property
     def coordinator(self) -> str:
-        """The coordinator's public key. Raises ConfigError if it is not known here."""
+        """The coordinator's public key. Raises ConfigError if it is not known here, and if others may change it."""
         path = self.directory / "coordinator"
         fix = "`stageline keys add --coordinator KEY` takes the key that `stageline keys list` shows there"
-        return _checked(self._read(path, fix), path)
+        public = self._read(path, fix)
+        self._check_directory()
+        _check_own(path, path.stat().st_mode)
+        return _checked(public, path)
 
     @property
     def knows_coordinator(self) -> bool:
@@ -104,22 +115,23 @@ class Keyring:
         none, and for the key of another host."""
         if not NAME.match(name):
             raise ConfigError(f"{name!r} is no name of a host: letters, digits and . _ : - are allowed")
-        allowed = self._read_allowed()
-        owner = self.name_of(_checked(public, None))
-        if owner not in (None, name):
-            raise ConfigError(
-                f"{name} has the key of {owner}: every host needs keys of its own (with a shared home directory, a "
-                f"STAGELINE_KEYS of its own); if it is the same host, `stageline keys revoke {owner}` first"
-            )
-        self._write_allowed({**allowed, name: public})
+        _checked(public, None)
+        with self._locked():
+            owner = self.name_of(public)
+            if owner not in (None, name):
+                raise ConfigError(
+                    f"{name} has the key of {owner}: every host needs keys of its own (with a shared home directory, a "
+                    f"STAGELINE_KEYS of its own); if it is the same host, `stageline keys revoke {owner}` first"
+                )
+            self._write_allowed({**self._read_allowed(), name: public})
 
     def revoke(self, name: str) -> None:
         """Shut a host out. Raises ConfigError if it is not on the list."""
-        allowed = dict(self._read_allowed())
-        if allowed.pop(name, None) is None:
-            known = ", ".join(allowed) or "none"
+        if self.key_of(name) is None:
+            known = ", ".join(self.names()) or "none"
             raise ConfigError(f"{name} is not on the list of {self.directory / 'allowed'}; on it: {known}")
-        self._write_allowed(allowed)
+        with self._locked():
+            self._write_allowed({host: key for host, key in self._read_allowed().items() if host != name})
 
     # --- files ---
 
@@ -133,13 +145,33 @@ class Keyring:
             raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
         stamp = status.st_ino, status.st_mtime_ns, status.st_size
         if stamp != self._allowed[0]:
-            if status.st_mode & 0o022:
-                raise ConfigError(f"{path}: other users can write it: `chmod 600 {path}`")
+            self._check_directory()
+            _check_own(path, status.st_mode)
             self._allowed = stamp, _parsed(self._read(path, "check its permissions"), path)
         return self._allowed[1]
 
     def _write_allowed(self, allowed: dict[str, str]) -> None:
         self._write("allowed", "".join(f"{name} {public}\n" for name, public in allowed.items()))
+
+    def _check_directory(self) -> None:
+        """Who may write there can put another file in the place of one that is well guarded."""
+        mode = self.directory.stat().st_mode
+        if mode & OTHERS_WRITE:
+            raise ConfigError(f"{self.directory}: other users can write there: `chmod 700 {self.directory}`")
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Nobody else changes the list meanwhile; two that do so at once wait for each other."""
+        path = self.directory / "lock"
+        with contextlib.ExitStack() as stack:
+            try:
+                self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+                stack.callback(os.close, descriptor)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            except OSError as error:
+                raise ConfigError(f"{path}: cannot be locked: {error.strerror}") from error
+            yield
 
     def _read(self, path: Path, fix: str) -> str:
         try:
@@ -171,6 +203,11 @@ def is_key(text: str) -> bool:
         return len(text) == 40 and len(zmq.utils.z85.decode(text)) == KEY_BYTES
     except (ValueError, KeyError, OverflowError, UnicodeEncodeError):
         return False
+
+
+def _check_own(path: Path, mode: int) -> None:
+    if mode & OTHERS_WRITE:
+        raise ConfigError(f"{path}: other users can write it: `chmod 600 {path}`")
 
 
 def _checked(key: str, path: Path | None) -> str:

@@ -1,14 +1,16 @@
 """A stage's data links in one epoch: input from the upstream neighbour, output to the downstream one.
 
 One DEALER (upstream, connects) faces one ROUTER (downstream, binds); the frames are sequence number, message[, tensor].
-Acknowledgements and receipts flow back on the same pair. Every epoch has its own sockets and endpoints, so nothing of
-an old epoch can arrive in a new one. Between stages of one host that is a socket file, between hosts TCP with CURVE.
+Between hosts a large tensor is several frames, since ZeroMQ hears a peer by whole frames. Acknowledgements and receipts
+flow back on the same pair. Every epoch has its own sockets and endpoints, so nothing of an old epoch can arrive in a
+new one. Between stages of one host that is a socket file, between hosts TCP with CURVE.
 """
 
 import contextlib
 import os
 import struct
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,13 @@ from worker.connection import Connection
 from worker.errors import ClusterError, ProtocolError
 from worker.gate import Gate
 from worker.protocol import Ack, BackOnLink, Message, OnLink, Receipt
-from worker.sockets import AnySocket, bind, prepare, tcp
+from worker.sockets import AnySocket, bind, is_tcp, prepare, tcp
 from worker.telemetry.hops import Hops
 from worker.window import ACK_BYTES, ACK_MESSAGES, WINDOW_MESSAGES, Window
 from worker.wire import MAX_TENSOR_BYTES, decode, encode
 
 _SEQUENCE = struct.Struct("<Q")
+_PIECE_BYTES = 1 << 20  # of a tensor between hosts: one has to arrive within the silence of `worker.sockets`
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class Links:
         self._next = (stage + 1) % stages
         self._gate = gate
         self._connection: Connection | None = None
+        self._piece_bytes = MAX_TENSOR_BYTES
         self._hops = hops
         self._name = f"stage-{stage}/{epoch}".encode()
         self._neighbour = f"stage-{(stage - 1) % stages}/{epoch}".encode()
@@ -100,6 +104,8 @@ class Links:
             self.is_linked = True
             return
         prepare(self._outlet, endpoint)
+        if is_tcp(endpoint):
+            self._piece_bytes = _PIECE_BYTES
         if self._gate is not None and server:
             self._gate.present(self._outlet, server)
         self._connection = Connection(self._outlet, endpoint, f"stage {self._next}", time.monotonic())
@@ -107,7 +113,7 @@ class Links:
         self._outlet.connect(endpoint)
 
     def send(self, message: Message, payload: memoryview | None = None) -> float:
-        """Send to the next stage; returns the time of the hand-over to ZeroMQ.
+        """Send to the next stage, with a tensor's bytes; returns the time of the hand-over to ZeroMQ.
 
         That is before ZeroMQ's call: the receiver often runs before it returns, on the very core of the sender.
         """
@@ -116,7 +122,7 @@ class Links:
         header = encode(message)
         frames: list[Any] = [_SEQUENCE.pack(sequence), header]
         if payload is not None:
-            frames.append(zmq.Frame(payload, copy=True))
+            frames += _pieces(payload, self._piece_bytes)
         now = time.monotonic()
         self._outlet.send_multipart(frames)
         self._hops.handed(sequence, _SEQUENCE.size + len(header) + nbytes, now)
@@ -171,7 +177,7 @@ class Links:
     def _bind(self, address: str, peer: str) -> str:
         if not address:
             return bind(self._inlet, f"ipc://{self._path}")
-        prepare(self._inlet, tcp(address), limit=MAX_TENSOR_BYTES)
+        prepare(self._inlet, tcp(address))
         if self._gate is not None:
             self._gate.guard(self._inlet, name=f"stage {self._stage}", allowed=lambda key: key == peer)
         try:
@@ -204,14 +210,26 @@ class Links:
         sender, *rest = frames
         if sender.bytes != self._neighbour:
             raise ProtocolError(f"a message from {sender.bytes!r}, this link belongs to {self._neighbour.decode()}")
-        if not 2 <= len(rest) <= 3 or len(rest[0]) != _SEQUENCE.size:
-            raise ProtocolError(f"{len(rest)} frames from {self._neighbour.decode()}, a message has two or three")
+        if len(rest) < 2 or len(rest[0]) != _SEQUENCE.size:
+            raise ProtocolError(f"{len(rest)} frames from {self._neighbour.decode()}, a message has two or more")
         (sequence,) = _SEQUENCE.unpack(rest[0].bytes)
         if sequence != self._received + 1:
             raise ProtocolError(f"message {sequence} from {self._neighbour.decode()} came after {self._received}")
         self._received = sequence
-        payload = rest[2].buffer if len(rest) == 3 else memoryview(b"")
-        return Received(sequence, decode(rest[1].buffer, OnLink), payload, at)
+        return Received(sequence, decode(rest[1].buffer, OnLink), _joined(rest[2:]), at)
+
+
+def _pieces(payload: memoryview, nbytes: int) -> list[zmq.Frame]:
+    return [zmq.Frame(payload[at : at + nbytes], copy=True) for at in range(0, payload.nbytes, nbytes)]
+
+
+def _joined(pieces: Sequence[zmq.Frame]) -> memoryview:
+    """A tensor in one frame as it is, one in several as a copy. Raises ProtocolError if it is too large for that."""
+    if len(pieces) == 1:
+        return pieces[0].buffer
+    if (nbytes := sum(map(len, pieces))) > MAX_TENSOR_BYTES:
+        raise ProtocolError(f"a tensor of {nbytes} bytes in {len(pieces)} frames, the limit is {MAX_TENSOR_BYTES}")
+    return memoryview(b"".join([piece.buffer for piece in pieces]))
 
 
 def _next(socket: zmq.Socket[bytes]) -> list[zmq.Frame] | None:

@@ -21,7 +21,8 @@ def is_tcp(endpoint: str) -> bool:
 def prepare(socket: AnySocket, endpoint: str, *, limit: int = MAX_MESSAGE_BYTES) -> None:
     """Before a TCP socket is bound or connected; nothing is done for another kind.
 
-    A frame of more than `limit` bytes ends the connection before memory is taken for it.
+    A frame of more than `limit` bytes ends the connection before memory is taken for it. So does one that takes
+    longer than the silence: what the peer sends counts when a whole frame of it is there.
     """
     if not is_tcp(endpoint):
         return

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -11,7 +12,10 @@ from pathlib import Path
 DRAIN_SECONDS = 3.0
 # macOS may keep the wired memory of a killed process until it is booted again; one that leaves gives it back in time
 TERMINATE_SECONDS = 20.0 if sys.platform == "darwin" else 3.0
+KILL_SECONDS = 10.0  # after SIGKILL; then the process is stuck in the kernel, as in a call of a broken driver
 LAST_WORDS_SECONDS = 0.05
+
+log = logging.getLogger("stageline.workers")
 
 
 class Supervisor:
@@ -65,7 +69,7 @@ class Supervisor:
         self._processes[stage] = process
         wait = asyncio.create_task(self._wait(stage, process))
         self._waits.add(wait)
-        wait.add_done_callback(self._waits.discard)
+        wait.add_done_callback(self._waited)
         return process.pid
 
     async def _wait(self, stage: int, process: asyncio.subprocess.Process) -> None:
@@ -75,6 +79,11 @@ class Supervisor:
             del self._processes[stage]
         self._ended(stage, _reason(status))
 
+    def _waited(self, wait: "asyncio.Task[None]") -> None:
+        self._waits.discard(wait)
+        if not wait.cancelled() and (error := wait.exception()) is not None:  # of who was told
+            log.error("internal failure", exc_info=error)
+
     def kill(self, stage: int) -> None:
         """End a worker that does not answer any more."""
         if stage in self._processes:
@@ -82,7 +91,7 @@ class Supervisor:
                 self._processes[stage].kill()
 
     async def stop(self, ask: Callable[[], None], *, hearing: Collection[int]) -> None:
-        """End all workers: `ask` them to leave, wait, SIGTERM, wait, SIGKILL, and reap every one.
+        """End all workers: `ask` them to leave, wait, SIGTERM, wait, SIGKILL, and reap every one that ends.
 
         Those that are not `hearing`, because they start or load, get the SIGTERM at once.
         """
@@ -94,14 +103,16 @@ class Supervisor:
         if await self._all_ended(TERMINATE_SECONDS):
             return
         self._signal(signal.SIGKILL, self._processes)
-        await self._all_ended(None)
+        if not await self._all_ended(KILL_SECONDS):
+            stuck = ", ".join(f"stage {stage} (pid {each.pid})" for stage, each in self._processes.items())
+            log.error("not waiting for %s any more: SIGKILL did not end it; only a restart of this machine may", stuck)
 
     def _signal(self, number: int, stages: Iterable[int]) -> None:
         for stage in stages:
             with contextlib.suppress(ProcessLookupError):
                 self._processes[stage].send_signal(number)
 
-    async def _all_ended(self, seconds: float | None) -> bool:
+    async def _all_ended(self, seconds: float) -> bool:
         if self._waits:
             await asyncio.wait(self._waits, timeout=seconds)
         return not self._waits

@@ -7,7 +7,7 @@ import click
 
 from worker.agent import service
 from worker.agent.cli import identity, main
-from worker.agent.settings import agent_settings, check_keys
+from worker.agent.settings import agent_settings
 
 
 @click.group()
@@ -26,15 +26,17 @@ agent.add_command(main)
 def install(system: bool, user: str | None, only_print: bool, **options: Any) -> None:
     """Write the unit of systemd, or the property list of launchd, that keeps the agent running.
 
-    It has absolute paths: install it again after the environment has moved. What to run next is printed.
+    It has absolute paths: install it again after the environment has moved. What to run next is printed. A unit that
+    another user runs has that user's keys, and none of your variables.
     """
-    settings = agent_settings(**options, stay=True)
-    unit = service.unit(settings, platform.system(), system=system, user=user)
+    place = service.place_of(platform.system(), system=system, user=user)
+    settings = agent_settings(**options, stay=True, own_keys=service.keys_directory(place))
+    unit = service.unit(settings, place)
     if only_print:
         click.echo(unit.text, nl=False)
         return
-    check_keys(settings)
-    service.check_importable()
+    service.check_keys_of(settings, place)
+    service.check_importable(place)
     click.echo(service.write(unit))
     click.echo(unit.start)
 

@@ -1,6 +1,7 @@
 """The directory of keys: what is written for whose eyes, and what is refused."""
 
 import stat
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import zmq
@@ -24,7 +25,7 @@ def test_nobody_else_may_read_what_is_written(keyring):
     keyring.add("studio-1", a_key())
     keyring.trust(a_key())
     files = sorted(keyring.directory.iterdir())
-    assert [file.name for file in files] == ["allowed", "coordinator", "secret"]
+    assert [file.name for file in files] == ["allowed", "coordinator", "lock", "secret"]
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
     assert stat.S_IMODE(keyring.directory.stat().st_mode) == 0o700
 
@@ -65,6 +66,42 @@ def test_a_list_that_others_may_write_is_none(keyring):
     (keyring.directory / "allowed").chmod(0o660)
     with pytest.raises(ConfigError, match="other users can write it: `chmod 600"):
         Keyring(keyring.directory).names()
+
+
+def test_a_coordinator_that_others_may_name_is_none(keyring):
+    keyring.trust(a_key())
+    (keyring.directory / "coordinator").chmod(0o620)
+    with pytest.raises(ConfigError, match="coordinator: other users can write it: `chmod 600"):
+        _ = keyring.coordinator
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o702, 0o1777], ids=oct)
+@pytest.mark.parametrize(
+    "ask",
+    [lambda keyring: keyring.public, lambda keyring: keyring.coordinator, lambda keyring: keyring.names()],
+    ids=["secret", "coordinator", "allowed"],
+)
+def test_a_directory_that_others_may_write_holds_no_keys(keyring, ask, mode):
+    keyring.trust(a_key())
+    Keyring(keyring.directory).add("studio-1", a_key())
+    keyring.directory.chmod(mode)
+    with pytest.raises(ConfigError, match=rf"other users can write there: `chmod 700 {keyring.directory}`"):
+        ask(keyring)
+
+
+def test_hosts_that_are_let_in_at_the_same_time_are_all_let_in(keyring):
+    names = [f"studio-{number}" for number in range(40)]
+    keys = {name: a_key() for name in names}
+
+    def add(some):
+        own = Keyring(keyring.directory)
+        for name in some:
+            own.add(name, keys[name])
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(add, names[at::4]) for at in range(4)]:
+            done.result()
+    assert {name: keyring.key_of(name) for name in names} == keys
 
 
 @pytest.mark.parametrize(

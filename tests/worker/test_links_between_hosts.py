@@ -1,5 +1,6 @@
 """Data links over TCP with CURVE: who may connect, when a stage is linked, and what is said when a link is lost."""
 
+import random
 import socket as plain_socket
 import threading
 import time
@@ -13,7 +14,7 @@ from worker.gate import Gate
 from worker.keyring import Keyring
 from worker.links import Links
 from worker.protocol import Activations, Close, Segment
-from worker.sockets import SILENCE_MILLISECONDS, bind, prepare
+from worker.sockets import BEAT_MILLISECONDS, SILENCE_MILLISECONDS, bind, prepare
 from worker.telemetry.hops import Hops
 
 HEADER = Activations(epoch=1, batch=0, segments=(Segment(1, 0, 1, True),), dtype="float32", shape=(1, 2))
@@ -91,7 +92,7 @@ def test_messages_pass_between_hosts(hosts, keys):
     (received,) = until(down.receive)
     assert (received.message, bytes(received.payload)) == (HEADER, b"12345678")
     down.links.acknowledge(received)
-    assert [host.gate.refused for host in hosts] == [0, 0]
+    assert [host.gate.counts.total() for host in hosts] == [0, 0]
 
 
 def test_only_the_neighbour_may_connect(hosts, tmp_path, caplog):
@@ -179,10 +180,14 @@ def test_a_connection_that_comes_back_was_lost_all_the_same():
 
 
 class Cable:
-    """Carries bytes between a client and a server until it is cut; then both still believe in their connection."""
+    """Carries bytes between a client and a server until it is cut; then both still believe in their connection.
 
-    def __init__(self, port):
+    With a `rate`, no more bytes a second than that from client to server.
+    """
+
+    def __init__(self, port, rate=None):
         self.server = plain_socket.create_server((HERE, 0))
+        self.rate = rate
         self.endpoint = f"tcp://{HERE}:{self.server.getsockname()[1]}"
         self.cut = threading.Event()
         self.sockets = []
@@ -199,6 +204,8 @@ class Cable:
             while data := source.recv(65536):
                 if not self.cut.is_set():
                     target.sendall(data)
+                if self.rate is not None and source is self.sockets[0]:
+                    time.sleep(len(data) / self.rate)
         except OSError:
             return
 
@@ -222,6 +229,35 @@ def test_a_cut_cable_is_noticed(hosts):
         until(lambda: up.receive() and False)
     assert time.monotonic() - began < 1 + SILENCE_MILLISECONDS / 1000 + GRACE_SECONDS + 2
     cable.close()
+
+
+def test_a_tensor_may_take_longer_than_the_silence_that_ends_a_connection(hosts):
+    """ZeroMQ takes a peer for silent while one frame of it takes longer than its heartbeats allow."""
+    up, down = hosts
+    up.listen(peer=down.keyring.public)
+    endpoint = down.listen(peer=up.keyring.public)
+    tensor = random.Random(0).randbytes((20 << 20) + 2)
+    seconds = 1.5 * (BEAT_MILLISECONDS + SILENCE_MILLISECONDS) / 1000
+    cable = Cable(int(endpoint.rpartition(":")[2]), rate=len(tensor) / seconds)
+    up.links.connect(cable.endpoint, down.keyring.public)
+    until(lambda: linked(up))
+    began = time.monotonic()
+    up.links.send(HEADER, memoryview(tensor))
+    (received,) = until(lambda: up.receive() or down.receive())
+    assert time.monotonic() - began > seconds / 2
+    assert bytes(received.payload) == tensor
+    cable.close()
+
+
+@pytest.mark.parametrize(("nbytes", "frames"), [(1 << 20, 1), ((1 << 20) + 1, 2)], ids=["1 MiB", "one byte more"])
+def test_only_a_large_tensor_is_cut(hosts, nbytes, frames):
+    up, down = hosts
+    with up.context.socket(zmq.ROUTER) as server:
+        up.listen(address="", gate=False)
+        up.links.connect(bind(server, f"tcp://{HERE}:*"))
+        up.links.send(HEADER, memoryview(bytes(nbytes)))
+        assert server.poll(WAIT_SECONDS * 1000)
+        assert len(server.recv_multipart()) == 3 + frames  # who it is from, sequence, message
 
 
 def test_an_address_of_another_host_is_named(hosts):

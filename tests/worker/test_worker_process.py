@@ -67,9 +67,11 @@ def test_a_worker_on_another_host_reports_over_curve(keys, tmp_path):
     ("arguments", "says"),
     [
         (["--keys", "none"], "coordinator: no such file: `stageline keys add --coordinator KEY`"),
-        (["--address", "192.0.2.1"], "the metrics server cannot listen at 192.0.2.1"),
+        (["--address", "192.0.2.1", "--insecure"], "the metrics server cannot listen at 192.0.2.1"),
+        (["--address", "192.0.2.1"], "other machines reach 192.0.2.1: give --keys, or --insecure if the network is"),
+        (["--address", "desk"], "'desk' is not an IP address"),
     ],
-    ids=["no keys", "another host's address"],
+    ids=["no keys", "another host's address", "open to others", "a name"],
 )
 def test_what_cannot_work_ends_with_a_line(tmp_path, arguments, says):
     with worker("tcp://127.0.0.1:1", tmp_path, *arguments) as process:

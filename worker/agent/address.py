@@ -1,11 +1,16 @@
 """Where the coordinator is, and which of this machine's addresses it is reached from."""
 
 import ipaddress
+import re
 import socket
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
+from worker.addresses import family_of, is_loopback, towards
 from worker.errors import ConfigError
+
+TCP = re.compile(r"tcp://(?:\[([0-9A-Za-z:.%_-]+)\]|([0-9A-Za-z._-]+)):([0-9]{1,5})")
+LABEL = re.compile(r"[0-9A-Za-z_](?:[0-9A-Za-z_-]{0,61}[0-9A-Za-z_])?")
+LONGEST_NAME = 253
 
 
 class Endpoint(NamedTuple):
@@ -17,18 +22,23 @@ class Endpoint(NamedTuple):
     @property
     def is_loopback(self) -> bool:
         """Whether it is on this machine for certain."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return is_loopback(self.host)
 
 
 def parse_tcp(text: str) -> Endpoint:
-    """The parts of `tcp://HOST:PORT`. Raises ValueError for anything else."""
-    parts = urlsplit(text)
-    if parts.scheme != "tcp" or not parts.hostname or not parts.port or parts.path:
+    """The parts of `tcp://HOST:PORT`, HOST being a name, an IPv4 address, or an IPv6 address in brackets. Raises
+    ValueError for anything else."""
+    parts = TCP.fullmatch(text)
+    if parts is None or not 0 < int(parts[3]) < 1 << 16:
         raise ValueError(text)
-    return Endpoint(parts.hostname, parts.port)
+    six, host, port = parts.groups()
+    if six:
+        ipaddress.IPv6Address(six)
+    elif host.rpartition(".")[2].isdecimal():
+        ipaddress.IPv4Address(host)
+    elif len(host) > LONGEST_NAME or not all(map(LABEL.fullmatch, host.removesuffix(".").split("."))):
+        raise ValueError(text)
+    return Endpoint(six or host, int(port))
 
 
 def parse_coordinator(text: str) -> Endpoint:
@@ -43,19 +53,16 @@ def parse_coordinator(text: str) -> Endpoint:
 
 def own_address(coordinator: Endpoint) -> str:
     """This machine's IP address on the way to the coordinator. Raises OSError if there is no way now."""
-    family, _, _, _, where = socket.getaddrinfo(*coordinator, type=socket.SOCK_DGRAM)[0]
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:  # nothing is sent
-        probe.connect(where)
-        return probe.getsockname()[0]
+    return towards(*coordinator)
 
 
 def check_address(text: str) -> str:
     """An IP address that this machine has. Raises ConfigError."""
     try:
-        family = socket.AF_INET6 if ipaddress.ip_address(text).version == 6 else socket.AF_INET
+        ipaddress.ip_address(text)
     except ValueError as error:
         raise ConfigError(f"--address {text!r} is not an IP address", param="address") from error
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
+    with socket.socket(family_of(text), socket.SOCK_STREAM) as probe:
         try:
             probe.bind((text, 0))
         except OSError as error:

@@ -1,6 +1,7 @@
 """`stageline agent run`: the agent of one host. mlx.launch, launchd, systemd or Kubernetes start it."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -18,6 +19,7 @@ from worker.agent.launch_files import remove_launch_files
 from worker.agent.settings import AgentSettings, agent_settings, check_keys
 from worker.errors import StagelineError
 
+LOOK_SECONDS = 1.0
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -68,10 +70,26 @@ async def _run(settings: AgentSettings) -> None:
     heard = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     for number in heard:
         loop.add_signal_handler(number, signalled, number)
-    if not settings.stay and _is_held():
+    if not settings.stay and "MLX_RANK" in os.environ:
+        watch = asyncio.create_task(_watch_launcher(leave))
+        watch.add_done_callback(lambda task: task.cancelled() or task.result())
+    elif not settings.stay and _is_held():
         closed = lambda: leave.done() or leave.set_result("standard input is closed")  # noqa: E731
         threading.Thread(target=_await_end, args=(loop, closed), name="stdin", daemon=True).start()
     await Agent(settings, leave).run()
+
+
+async def _watch_launcher(leave: "asyncio.Future[str]") -> None:
+    """Leaves with mlx.launch, or with the ssh session that it made. Not by standard input: mlx.launch takes a core for
+    itself as long as anybody holds the other end of that."""
+    launcher = os.getppid()
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    while os.getppid() == launcher:  # noqa: ASYNC110 - nothing tells of it
+        await asyncio.sleep(LOOK_SECONDS)
+    if not leave.done():
+        leave.set_result("what started it is gone")
 
 
 def _is_held() -> bool:
@@ -84,9 +102,11 @@ def _is_held() -> bool:
 
 
 def _await_end(loop: asyncio.AbstractEventLoop, closed: Callable[[], object]) -> None:
-    while os.read(0, 4096):
-        pass
-    loop.call_soon_threadsafe(closed)
+    with contextlib.suppress(OSError):  # a terminal that hung up
+        while os.read(0, 4096):
+            pass
+    with contextlib.suppress(RuntimeError):  # the loop is closed: the agent has left
+        loop.call_soon_threadsafe(closed)
 
 
 def _serve() -> int:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import zmq
 
+from worker.errors import ConfigError
 from worker.gate import Gate
 from worker.sockets import AnySocket, bind, prepare, tcp
 
@@ -15,7 +16,8 @@ WAITING = 100  # messages
 class Echo:
     """A ROUTER at any free port of `address`; with a gate only for those whose public key is `allowed`.
 
-    It runs without Python between the messages, in a thread that ends with the context.
+    It runs without Python between the messages, in a thread that ends with the context. Raises ConfigError if this
+    machine cannot listen there.
     """
 
     def __init__(
@@ -30,7 +32,7 @@ class Echo:
         try:
             if gate is not None:
                 gate.guard(self._socket, name="echo", allowed=allowed)
-            self.endpoint = bind(self._socket, where)
+            self.endpoint = _bound(self._socket, where)
         except BaseException:
             self._socket.close()  # the context cannot end before
             raise
@@ -41,3 +43,13 @@ class Echo:
             zmq.proxy(self._socket, self._socket)
         except zmq.ZMQError:  # the context is at its end
             self._socket.close()
+
+
+def _bound(socket: AnySocket, where: str) -> str:
+    try:
+        return bind(socket, where)
+    except zmq.ZMQError as error:
+        reason = zmq.strerror(error.errno or 0)
+        raise ConfigError(
+            f"this host cannot listen at {where}: {reason}: correct its `ips` in the hostfile, or --address"
+        ) from error

@@ -5,23 +5,31 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+LARGEST_BYTES = 16
+
 
 def remove_launch_files(environment: Mapping[str, str]) -> None:
-    """Removes its hostfile, and beside it the file with this process's id, which it needs to end one host's process
-    when another host's has ended; there is a launcher for each host here."""
+    """Removes its hostfile, blank for a launcher with one host, and beside it the file with this process's id, which it
+    needs to end one host's process when another host's has ended; there is a launcher for each host here.
+
+    A hostfile that a user wrote and named in MLX_HOSTFILE stays.
+    """
     hostfile = environment.get("MLX_HOSTFILE")
-    if not hostfile:
+    if not hostfile or "MLX_RANK" not in environment:
         return
-    found = [Path(hostfile)]
+    found = [Path(hostfile)] if _holds(Path(hostfile), b"") else []
     with contextlib.suppress(OSError):
-        found += [path for path in Path(hostfile).parent.glob("tmp.*") if _is_of_this_process(path)]
+        found += [path for path in Path(hostfile).parent.glob("tmp.*") if _holds(path, b"%d" % os.getpid())]
     for path in found:
         with contextlib.suppress(OSError):
             path.unlink()
 
 
-def _is_of_this_process(path: Path) -> bool:
+def _holds(path: Path, word: bytes) -> bool:
+    """Whether it is a file as mktemp(1) names them, of this user, with nothing but this word in it."""
+    if not path.name.startswith("tmp."):
+        return False
     with contextlib.suppress(OSError):
-        status = path.stat()
-        return status.st_uid == os.getuid() and status.st_size < 16 and path.read_bytes() == b"%d\n" % os.getpid()
+        status = path.lstat()
+        return status.st_uid == os.getuid() and status.st_size < LARGEST_BYTES and path.read_bytes().strip() == word
     return False

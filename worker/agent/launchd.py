@@ -4,6 +4,7 @@ Keys: `man launchd.plist`.
 """
 
 import plistlib
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,8 @@ def unit(name: str, command: Sequence[str], environment: Mapping[str, str], plac
         path=where,
         text=plistlib.dumps(entries, sort_keys=False).decode(),
         log=log,
-        start=f"now run: {sudo}launchctl bootout {domain}/{LABEL} 2>/dev/null; {sudo}launchctl bootstrap {domain} "
-        f"{where}\nits log: {log}",
+        start=f"now run (bootout returns before the job is gone, and until then bootstrap fails with error 5): "
+        f"{_gone(place)}; {sudo}launchctl bootstrap {domain} {shlex.quote(str(where))}\nits log: {log}",
     )
 
 
@@ -59,6 +60,14 @@ def stop(place: Place) -> str:
     """What to run after the file is gone."""
     domain, sudo = _domain(place)
     return f"if it runs, end it: {sudo}launchctl bootout {domain}/{LABEL}"
+
+
+def _gone(place: Place) -> str:
+    """Commands that end the job if it is loaded, and wait until it is gone."""
+    domain, sudo = _domain(place)
+    job = f"{domain}/{LABEL}"
+    waiting = f"while {sudo}launchctl print {job} >/dev/null 2>&1; do sleep 1; done"
+    return f"{sudo}launchctl bootout {job} 2>/dev/null; {waiting}"
 
 
 def _domain(place: Place) -> tuple[str, str]:

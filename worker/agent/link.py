@@ -11,7 +11,7 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from worker.agent.messages import ToAgent
-from worker.errors import ProtocolError
+from worker.errors import ConfigError, ProtocolError
 from worker.gate import Gate
 from worker.protocol import Message
 from worker.sockets import AnySocket, prepare
@@ -36,7 +36,7 @@ class Link:
     """Messages to and from the coordinator at `endpoint`, as `identity`. Belongs to the running event loop.
 
     `heard(message)` gets what arrives, `noticed(event)` what becomes of the connection. Raises ConfigError if a key is
-    missing, zmq.ZMQError if there can be no such endpoint.
+    missing, and if there can be no such endpoint.
     """
 
     def __init__(
@@ -60,9 +60,10 @@ class Link:
             self._loop.call_soon(drain)  # a descriptor tells of what comes after all was read
         try:
             self._socket.connect(endpoint)
-        except zmq.ZMQError:
+        except zmq.ZMQError as error:
             self.close()
-            raise
+            reason = zmq.strerror(error.errno or 0)
+            raise ConfigError(f"{endpoint} cannot be dialled: {reason}: correct --coordinator") from error
 
     def send(self, message: Message) -> None:
         """Send as soon as there is a connection."""

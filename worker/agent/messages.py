@@ -158,9 +158,11 @@ class Leave(Message, frozen=True, kw_only=True):
 
 
 class Beat(Message, frozen=True, kw_only=True):
-    """The agent sends one a second, the coordinator sends it back."""
+    """The agent sends one a second, the coordinator sends it back. `refused`: connections that its echo turned away so
+    far, by reason."""
 
     number: int
+    refused: dict[str, int] = msgspec.field(default_factory=dict[str, int])
 
 
 FromAgent = Hail | Surveyed | Started | Ended | Idle | Beat

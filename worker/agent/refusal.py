@@ -5,18 +5,18 @@ import errno
 import shlex
 from pathlib import Path
 
+from worker.addresses import EHOSTUNREACH_MACOS, family_of
 from worker.agent.link import Event
 from worker.agent.settings import AgentSettings
 from worker.errors import ConfigError
 from worker.keyring import Keyring
 
 PROBE_SECONDS = 2.0
-LOCAL_NETWORK = 65  # macOS's EHOSTUNREACH
 
 REASONS = {
     errno.ECONNREFUSED: "nothing listens there: start the coordinator, or correct --coordinator",
     errno.ENETUNREACH: "there is no network on the way: check this machine's network",
-    LOCAL_NETWORK: "it cannot be reached: check the network, and on macOS allow this program in System Settings, "
+    EHOSTUNREACH_MACOS: "it cannot be reached: check the network, and on macOS allow this program in System Settings, "
     "Privacy & Security, Local Network",
     errno.EHOSTUNREACH: "it cannot be reached: check its address and the network",
 }
@@ -47,7 +47,7 @@ async def unreachable(settings: AgentSettings) -> str:
     where, reason = settings.coordinator, ""
     try:
         async with asyncio.timeout(PROBE_SECONDS):
-            _, writer = await asyncio.open_connection(*settings.endpoint)
+            _, writer = await asyncio.open_connection(*settings.endpoint, family=family_of(settings.endpoint.host))
         writer.close()
         reason = "what listens there does not answer as a coordinator yet: if that stays, correct --coordinator"
     except TimeoutError:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import zmq
 
 from worker.agent.messages import Peer, RoundTrip
+from worker.errors import ConfigError
 from worker.gate import Gate
 from worker.sockets import AnySocket, prepare
 
@@ -28,19 +29,23 @@ def _round_trip(context: zmq.Context[AnySocket], peer: Peer, gate: Gate | None) 
         with context.socket(zmq.DEALER) as socket:
             socket.setsockopt(zmq.LINGER, 0)
             prepare(socket, peer.echo)
-            if gate is not None:
-                gate.present(socket, peer.key)
             try:
+                if gate is not None:
+                    gate.present(socket, peer.key)
                 socket.connect(peer.echo)
             except zmq.ZMQError as error:
                 return _failed(peer, f"cannot be reached at {peer.echo}: {error.strerror}")
+            except ConfigError as error:  # this host's keys were taken away
+                return _failed(peer, error.message)
             if _ping(socket, ATTEMPT_SECONDS) is None:
                 continue
-            seconds = [_ping(socket, PATIENCE_SECONDS) for _ in range(PINGS)]
-        answered = [each for each in seconds if each is not None]
-        if len(answered) == PINGS:
-            return RoundTrip(peer=peer.name, seconds=statistics.median(answered), nbytes=PING_BYTES)
-        return _failed(peer, f"lost {PINGS - len(answered)} of {PINGS} messages to {peer.echo}: check the network")
+            answered: list[float] = []
+            while len(answered) < PINGS:
+                if (seconds := _ping(socket, PATIENCE_SECONDS)) is None:  # the rest would take as long each
+                    lost = f"{peer.echo} did not answer message {len(answered) + 1} of {PINGS}"
+                    return _failed(peer, f"{lost} within {PATIENCE_SECONDS:g} s: check the network")
+                answered.append(seconds)
+        return RoundTrip(peer=peer.name, seconds=statistics.median(answered), nbytes=PING_BYTES)
     fix = "check the network, its firewall, and on macOS the Local Network permission"
     return _failed(peer, f"no answer from {peer.echo} within {PATIENCE_SECONDS:g} s: {fix}")
 

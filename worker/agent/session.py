@@ -5,11 +5,11 @@ import asyncio
 import logging
 import os
 import platform
+import threading
 import time
 import uuid
 from collections.abc import Sequence
 from enum import Enum, auto
-from pathlib import Path
 from typing import NamedTuple
 
 import zmq
@@ -19,6 +19,7 @@ from worker.agent.link import Event, Link
 from worker.agent.messages import Beat, Device, End, Hail, Idle, Kill, Leave, Start, Survey, Surveyed
 from worker.agent.presence import TICK_SECONDS, Due, Presence
 from worker.agent.refusal import refusal
+from worker.agent.runtime import Runtime
 from worker.agent.settings import AgentSettings
 from worker.agent.survey import survey
 from worker.agent.workers import Workers
@@ -29,6 +30,7 @@ from worker.versions import versions
 
 log = logging.getLogger("stageline.agent")
 
+PEERS_SECONDS = 1.0  # less than a handshake may take
 HUNG_UP_TIMES = 3  # before it means anything: a peer that is just starting hangs up too
 
 
@@ -51,11 +53,11 @@ class Ending(NamedTuple):
 class Session:
     """Hails at once; `ended` is done when it is over. `close` ends the workers, in order, and the sockets.
 
-    `address` is this host's. Belongs to the running event loop. Raises zmq.ZMQError if no socket can be bound there,
-    ConfigError if a key is missing.
+    `address` is this host's. Belongs to the running event loop. Raises ConfigError if this host cannot listen there
+    or a key is missing, zmq.ZMQError if the system gives no more sockets.
     """
 
-    def __init__(self, settings: AgentSettings, *, address: str, devices: Sequence[Device], runtime: Path) -> None:
+    def __init__(self, settings: AgentSettings, *, address: str, devices: Sequence[Device], runtime: Runtime) -> None:
         self._settings = settings
         self._address = address
         self._devices = tuple(devices)
@@ -64,13 +66,14 @@ class Session:
         self._beats = 0
         self._hung_up = 0
         self._peers: frozenset[str] = frozenset()
+        self._told = threading.Event()  # who the peers are
         self._orders: asyncio.Queue[Start | Kill | End] = asyncio.Queue()
         self._survey: Survey | None = None
         self._answered: Surveyed | None = None
         self._surveying: asyncio.Task[None] | None = None
         self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
 
-        keys = ["--keys", str(settings.keys)] if settings.keys else []
+        keys = ["--keys", str(settings.keys)] if settings.keys else ["--insecure"]
         self._workers = Workers(
             endpoint=settings.coordinator,
             runtime=runtime,
@@ -78,9 +81,10 @@ class Session:
             say=self._say,
         )
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._gate = Gate(self._context, Keyring(settings.keys)) if settings.keys else None
+        self._gate: Gate | None = None
         try:
-            self._echo = Echo(self._context, address, gate=self._gate, allowed=lambda key: key in self._peers)
+            self._gate = Gate(self._context, Keyring(settings.keys)) if settings.keys else None
+            self._echo = Echo(self._context, address, gate=self._gate, allowed=self._is_peer)
             self._link = Link(
                 self._context,
                 settings.coordinator,
@@ -125,6 +129,11 @@ class Session:
 
     # --- events ---
 
+    def _is_peer(self, key: str) -> bool:
+        """Asked by the gate's thread. A peer may have been told of this host before this host was told of it."""
+        self._told.wait(PEERS_SECONDS)
+        return key in self._peers
+
     def _heard(self, message: Message) -> None:
         now = time.monotonic()
         self._presence.heard(now)
@@ -134,6 +143,7 @@ class Session:
                     log.info("the coordinator is there: %d other hosts", len(message.peers))
                 self._presence.heard(now, message.silence)
                 self._peers = frozenset(peer.key for peer in message.peers)
+                self._told.set()
                 if message != self._survey:  # else the answer is on its way
                     self._begin_survey(message)
             case Start() | Kill() | End():
@@ -144,6 +154,8 @@ class Session:
                 pass
 
     def _noticed(self, event: Event) -> None:
+        if self.ended.done():  # a connection that is back already is for the next session
+            return
         if event is Event.UP:
             self._presence.connected = True
             if not self._presence.surveyed:
@@ -181,7 +193,7 @@ class Session:
                     self._hail()
                 case Due.BEAT:
                     self._beats += 1
-                    self._say(Beat(number=self._beats))
+                    self._say(Beat(number=self._beats, refused=dict(self._gate.counts) if self._gate else {}))
                 case Due.LOST:
                     self._end(Outcome.LOST, f"nothing was heard of the coordinator for {self._presence.silence:g} s")
                 case Due.NOTHING:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 
+from worker.addresses import is_loopback
 from worker.agent.address import Endpoint, check_address, parse_coordinator
 from worker.errors import ConfigError
 from worker.keyring import NAME, Keyring
@@ -37,12 +38,20 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def agent_settings(
-    *, coordinator: str, name: str, address: str | None, keys: Path | None, insecure: bool, stay: bool
+    *,
+    coordinator: str,
+    name: str,
+    address: str | None,
+    keys: Path | None,
+    insecure: bool,
+    stay: bool,
+    own_keys: Path | None = None,
 ) -> AgentSettings:
     """The settings that options ask for.
 
-    Without `keys` and `insecure` the user's own keys are taken, unless the coordinator is on this machine. Raises
-    ConfigError for what is malformed or contradicts itself.
+    Without `keys` and `insecure` the user's own keys are taken, in `own_keys` if that is not who asks; nothing needs
+    keys if no other machine can reach it: neither the coordinator nor this host's address. Raises ConfigError for what
+    is malformed or contradicts itself.
     """
     where = parse_coordinator(coordinator)
     if not NAME.match(name):
@@ -51,8 +60,9 @@ def agent_settings(
         check_address(address)
     if insecure and keys is not None:
         raise ConfigError("--keys and --insecure contradict each other: omit one", param="keys")
-    if keys is None and not insecure and not where.is_loopback:
-        keys = Keyring.at(None).directory
+    local = where.is_loopback and (address is None or is_loopback(address))
+    if keys is None and not insecure and not local:
+        keys = own_keys or Keyring.at(None).directory
     return AgentSettings(
         coordinator=coordinator,
         name=name,

@@ -2,9 +2,11 @@
 
 import logging
 from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
 
 from worker.agent.messages import Ended, Kill, Start, Started
+from worker.agent.runtime import Runtime
+from worker.errors import ClusterError
+from worker.hardware import card_environment
 from worker.protocol import Message
 from worker.supervisor import Supervisor
 
@@ -15,28 +17,31 @@ class Workers:
     """Starts and ends them as the coordinator at `endpoint` says, which `say` tells what became of that."""
 
     def __init__(
-        self, *, endpoint: str, runtime: Path, arguments: Sequence[str], say: Callable[[Message], None]
+        self, *, endpoint: str, runtime: Runtime, arguments: Sequence[str], say: Callable[[Message], None]
     ) -> None:
         self._say = say
+        self._runtime = runtime
         self._sessions: dict[int, str] = {}
-        self._told: dict[str, Started | Ended] = {}  # the last word about each worker, by session
-        self._supervisor = Supervisor(endpoint=endpoint, runtime=runtime, arguments=arguments, ended=self._ended)
+        self._told: dict[str, Started | Ended] = {}  # the last word about each worker that still matters, by session
+        self._supervisor = Supervisor(endpoint=endpoint, runtime=runtime.path, arguments=arguments, ended=self._ended)
 
     async def start(self, order: Start) -> None:
         """Start one. A stage's worker that has not ended yet keeps its place."""
         stage, session = order.stage, order.session
         if (running := self._sessions.get(stage)) is not None:
             problem = f"stage {stage}'s worker {running} has not ended yet"
-            self._say(Started(stage=stage, session=session, pid=0, problem=problem))
+            self._tell(Started(stage=stage, session=session, pid=0, problem=problem))
             return
         self._sessions[stage] = session
         try:
+            self._runtime.renew()
             pid = await self._supervisor.start(
                 stage, session, stages=order.stages, environment=card_environment(order.card)
             )
-        except OSError as error:
+        except (OSError, ClusterError) as error:
             del self._sessions[stage]
-            self._say(Started(stage=stage, session=session, pid=0, problem=error.strerror or str(error)))
+            problem = error.message if isinstance(error, ClusterError) else error.strerror or str(error)
+            self._tell(Started(stage=stage, session=session, pid=0, problem=problem))
             return
         log.info("stage %d is started, pid %d", stage, pid)
         self._tell(Started(stage=stage, session=session, pid=pid))
@@ -60,10 +65,12 @@ class Workers:
             self._say(message)
 
     def _tell(self, message: Started | Ended) -> None:
+        if isinstance(message, Started):  # whoever orders a start knows what became of the stage's earlier workers
+            running = self._sessions.get(message.stage)
+            self._told = {
+                session: word
+                for session, word in self._told.items()
+                if word.stage != message.stage or session == running
+            }
         self._told[message.session] = message
         self._say(message)
-
-
-def card_environment(card: int | None) -> dict[str, str]:
-    """What makes one NVIDIA card the only one that a process sees; CUDA counts by speed unless told otherwise."""
-    return {} if card is None else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": str(card)}

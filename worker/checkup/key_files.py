@@ -5,7 +5,7 @@ from pathlib import Path
 from worker.agent.messages import Finding
 from worker.checkup.check import Check
 from worker.errors import ConfigError
-from worker.keyring import Keyring
+from worker.keyring import OTHERS_WRITE, Keyring
 
 OTHERS = 0o077  # may do anything at all
 
@@ -21,7 +21,7 @@ CHECK = Check(
     "keys",
     "The directory of keys (0700) and its files (0600): own keys, the coordinator's, and how many hosts may come in. "
     "Where several hosts are used. Fails without own keys, for a file that cannot be read, and if others can read "
-    "them; warns if no other host is known.",
+    "them or change who is trusted; warns if no other host is known.",
     (NEW, CLOSE_DIRECTORY, CLOSE_FILE, EXCHANGE, ANEW),
 )
 
@@ -32,9 +32,14 @@ def key_files(directory: Path) -> Finding:
     try:
         if not keyring.has_pair:
             return CHECK.fail(f"no keys of this host in {directory}", NEW)
-        for path, fix in ((directory, CLOSE_DIRECTORY), (directory / "secret", CLOSE_FILE)):
-            mode = path.stat().st_mode & 0o777
-            if mode & OTHERS:
+        for path, others, fix in (
+            (directory, OTHERS, CLOSE_DIRECTORY),
+            (directory / "secret", OTHERS, CLOSE_FILE),
+            (directory / "coordinator", OTHERS_WRITE, CLOSE_FILE),
+            (directory / "allowed", OTHERS_WRITE, CLOSE_FILE),
+        ):
+            mode = path.stat().st_mode & 0o777 if path.exists() else 0
+            if mode & others:
                 return CHECK.fail(f"{path} is open to others (mode {mode:03o})", fix.format(path=path))
         told = f"{directory}: own key {keyring.public}"
         told += f", coordinator {keyring.coordinator}" if keyring.knows_coordinator else ""

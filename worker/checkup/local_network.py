@@ -10,11 +10,11 @@ import ipaddress
 import socket
 from collections.abc import Iterable, Mapping
 
+from worker.addresses import EHOSTUNREACH_MACOS
 from worker.agent.messages import Finding
 from worker.checkup.check import Check
 
 SECONDS = 2.0
-EHOSTUNREACH_MACOS = 65
 
 ALLOW = (
     "allow it in System Settings, Privacy & Security, Local Network, for the program that started this one (the "

@@ -181,9 +181,8 @@ def test_this_machine_has_its_memory(monkeypatch):
 
 
 def test_cards_of_this_machine_take_a_stage_each(monkeypatch):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    listed = "\n".join(f"{card}, GPU-{card}, 143771, NVIDIA H200" for card in range(2))
-    monkeypatch.setattr(hardware, "said", lambda *command: listed)
+    cards = tuple(Device(chip="NVIDIA H200", memory_bytes=143771 << 20, card=card) for card in range(2))
+    monkeypatch.setattr(hardware, "nvidia_cards", lambda: cards)
     found = this_machine(2)
     assert [machine.chip for machine in found] == ["H200", "H200"]
     assert len({machine.name for machine in found}) == 2

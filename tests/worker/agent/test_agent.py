@@ -3,6 +3,7 @@
 import asyncio
 import os
 import platform
+import shutil
 import signal
 import time
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ from coordinator.demo import demo_model
 from tests.worker.agent import playing
 from tests.worker.agent.playing import Agent, Coordinator
 from worker.agent import agent as agent_module
+from worker.agent.address import Endpoint
 from worker.agent.messages import (
     Beat,
     End,
@@ -30,8 +32,9 @@ from worker.agent.messages import (
     Survey,
     Surveyed,
 )
-from worker.agent.settings import agent_settings
-from worker.errors import ClusterError
+from worker.agent.session import Session
+from worker.agent.settings import AgentSettings
+from worker.errors import ClusterError, ConfigError
 from worker.model_hash import model_hash
 from worker.protocol import PROTOCOL_VERSION, Assign, Hello, Loaded, Stop
 
@@ -175,6 +178,76 @@ def test_workers_leave_when_the_agent_is_killed(coordinator: Coordinator, agent:
     assert not runtime.exists()
 
 
+@needs_proc
+def test_workers_start_after_the_system_has_cleaned_up(coordinator: Coordinator, agent: Agent) -> None:
+    """An agent may wait in /tmp for longer than files live there."""
+    who, _, _ = coordinator.surveyed()
+    pid = started(coordinator, who)
+    runtime = playing.runtime_of(pid)
+    coordinator.say(who, Kill(stage=0, session="first"))
+    coordinator.hear(Ended)
+    shutil.rmtree(runtime)
+    assert playing.runtime_of(started(coordinator, who, session="second")) == runtime
+    assert runtime.stat().st_mode & 0o777 == 0o700
+
+
+@needs_proc
+def test_workers_without_keys_are_told_so(coordinator: Coordinator, agent: Agent) -> None:
+    who, _, _ = coordinator.surveyed()
+    words = Path(f"/proc/{started(coordinator, who)}/cmdline").read_bytes().decode().split("\0")
+    assert "--insecure" in words
+    assert "--keys" not in words
+
+
+@pytest.fixture
+def waking_driver(tmp_path: Path) -> str:
+    """A PATH with an nvidia-smi that fails the first time."""
+    smi = tmp_path / "bin" / "nvidia-smi"
+    smi.parent.mkdir()
+    smi.write_text(
+        f"#!/bin/sh\n[ -e {tmp_path}/asked ] && echo '0, GPU-a, 1024, NVIDIA H200' && exit\n"
+        f"touch {tmp_path}/asked\necho 'no driver'\nexit 9\n"
+    )
+    smi.chmod(0o755)
+    return f"{smi.parent}:{os.environ['PATH']}"
+
+
+def test_cards_that_did_not_answer_are_asked_again(
+    coordinator: Coordinator, stack: ExitStack, waking_driver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    agent = stack.enter_context(playing.agent(coordinator.endpoint, PATH=waking_driver))
+    who, first = coordinator.hear(Hail)
+    assert [device.card for device in first.devices] == [None]
+    assert "nvidia-smi failed with status 9: no driver" in agent.log
+    coordinator.socket.close()
+    coordinator.open(coordinator.endpoint)
+    again, second = coordinator.hear(Hail)
+    assert again != who
+    assert [device.card for device in second.devices] == [0]
+
+
+def test_cards_are_asked_again_while_nobody_listens(
+    waking_driver: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", waking_driver)
+    monkeypatch.setattr(agent_module, "PATIENCE_SECONDS", 5)
+    monkeypatch.setattr(agent_module, "CARDS_SECONDS", 0.5)
+    sessions: list[Any] = []
+
+    class Watched(Session):
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            sessions.append([device.card for device in named["devices"]])
+            super().__init__(*arguments, **named)
+
+    monkeypatch.setattr(agent_module, "Session", Watched)
+    with pytest.raises(ClusterError, match="nothing listens"):
+        alone("tcp://127.0.0.1:9")
+    assert sessions == [[None], [0]]
+    assert caplog.text.count("nvidia-smi failed") == 1
+
+
 def test_a_silent_coordinator_is_lost(coordinator: Coordinator, agent: Agent) -> None:
     who, _, _ = coordinator.surveyed(silence=1.5)
     pid = started(coordinator, who)
@@ -230,9 +303,9 @@ def test_it_waits_for_its_predecessor(coordinator: Coordinator, agent: Agent, st
     assert coordinator.surveyed()[0] != first
 
 
-def alone(endpoint: str) -> None:
+def alone(endpoint: str, address: str | None = None) -> None:
     """An agent in this process."""
-    settings = agent_settings(coordinator=endpoint, name="here", address=None, keys=None, insecure=True, stay=False)
+    settings = AgentSettings(coordinator=endpoint, name="here", address=address, keys=None, stay=False)
 
     async def live() -> None:
         await agent_module.Agent(settings, asyncio.get_running_loop().create_future()).run()
@@ -251,6 +324,17 @@ def test_without_a_coordinator_it_gives_up(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(agent_module, "PATIENCE_SECONDS", 2.5)
     with pytest.raises(ClusterError, match=r"no connection to the coordinator at .*:9: nothing listens"):
         alone("tcp://127.0.0.1:9")
+
+
+def test_its_own_address_that_is_gone_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"cannot listen at tcp://192\.0\.2\.7:\*: .*: correct its `ips`"):
+        alone("tcp://127.0.0.1:9", "192.0.2.7")
+
+
+def test_a_coordinators_address_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AgentSettings, "endpoint", Endpoint("127.0.0.1", 9))  # or the command line would be refused
+    with pytest.raises(ConfigError, match="tcp://nonsense cannot be dialled: Invalid argument: correct --coordinator"):
+        alone("tcp://nonsense")
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """The files that make launchd and systemd run an agent."""
 
+import os
 import plistlib
 import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +16,7 @@ from worker.agent import service, systemd
 from worker.agent.settings import agent_settings
 from worker.agent.unit import Place, Unit
 from worker.errors import ConfigError
+from worker.keyring import Keyring
 
 ROOT = Path(__file__).parents[3]
 COORDINATOR = ["--coordinator", "tcp://10.0.0.1:4700"]
@@ -44,7 +47,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Of the only user, whoever runs the test."""
     for name in (*service.KEPT, "SUDO_USER"):
         monkeypatch.delenv(name, raising=False)
-    entry = type("Entry", (), {"pw_name": "ada", "pw_uid": 501, "pw_dir": str(tmp_path)})()
+    entry = SimpleNamespace(pw_name="ada", pw_uid=os.getuid(), pw_gid=os.getgid(), pw_dir=str(tmp_path))
     monkeypatch.setattr("pwd.getpwuid", lambda _: entry)
     monkeypatch.setattr("pwd.getpwnam", lambda name: {"ada": entry}[name])
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # so that the service finds this code, installed or not
@@ -115,7 +118,7 @@ def test_install_twice_change_and_remove(system: str, home: Path, capsys: pytest
     file = home / (place if system == "Darwin" else ".config/systemd/user/stageline-agent.service")
     assert run(["agent", "install", *WORDS]) == 0
     said = capsys.readouterr().out
-    assert said.startswith(f"wrote {file}\nnow run: ")
+    assert said.startswith(f"wrote {file}\nnow run")
     assert "launchctl bootstrap" in said if system == "Darwin" else "systemctl --user enable" in said
     text = file.read_text()
     assert sys.executable in text
@@ -149,6 +152,103 @@ def test_print_writes_nothing(system: str, home: Path, capsys: pytest.CaptureFix
     assert run(["agent", "install", "--print", *COORDINATOR, "--name", "studio-1"]) == 0
     assert "--keys" in capsys.readouterr().out  # the user's own, which need not be there yet
     assert list(home.iterdir()) == []
+
+
+@pytest.fixture
+def by_root(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Ada's home, when root installs a service that ada runs; nothing of root's is ada's."""
+    root = SimpleNamespace(pw_name="root", pw_uid=0, pw_gid=0, pw_dir=str(tmp_path / "root"))
+    monkeypatch.setattr("pwd.getpwuid", lambda _: root)
+    monkeypatch.setenv("SUDO_USER", "ada")
+    for name in ("HF_HOME", "STAGELINE_KEYS", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME"):
+        monkeypatch.setenv(name, f"/root/{name}")
+    return home
+
+
+def words_of(text: str, system: str) -> list[str]:
+    if system == "Darwin":
+        return plistlib.loads(text.encode())["ProgramArguments"]
+    return shlex.split(next(line for line in text.splitlines() if line.startswith("ExecStart=")))
+
+
+@pytest.mark.parametrize("user", [[], ["--user", "ada"]], ids=["sudo", "named"])
+def test_a_service_of_another_user_has_nothing_of_roots(
+    system: str, by_root: Path, capsys: pytest.CaptureFixture[str], user: list[str]
+) -> None:
+    assert run(["agent", "install", "--system", *user, *COORDINATOR, "--name", "studio-1", "--print"]) == 0
+    text = capsys.readouterr().out
+    words = words_of(text, system)
+    assert words[words.index("--keys") + 1] == str(by_root / ".config/stageline/keys")
+    assert "/root/" not in text.replace(sys.executable, "")
+    assert "PYTHONPATH" not in text
+
+
+def test_keys_have_to_be_there_for_who_runs_it(by_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["agent", "install", "--system", *COORDINATOR, "--name", "studio-1"]
+    assert run(words) == 2
+    said = capsys.readouterr().err
+    assert f"{by_root}/.config/stageline/keys/secret: no such file" in said
+    assert "as ada, who runs the service: `sudo -u ada -H" in said
+
+
+def test_keys_have_to_belong_to_who_runs_it(tmp_path: Path, by_root: Path) -> None:
+    keys = Keyring(tmp_path / "keys")
+    keys.new()
+    keys.trust(keys.public)
+    settings = agent_settings(
+        coordinator="tcp://10.0.0.1:4700", name="one", address=None, keys=keys.directory, insecure=False, stay=True
+    )
+    place = service.place_of("Linux", system=True, user="ada")
+    service.check_keys_of(settings, place)
+    with pytest.raises(ConfigError, match=r"keys: is not ada's, who runs the service and could not read it: `sudo ch"):
+        service.check_keys_of(settings, place._replace(number=place.number + 1))
+
+
+def test_the_code_has_to_be_there_without_roots_variables(by_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PYTHONPATH leads whoever installs it to code that the service will not find."""
+    site = by_root / "site"
+    (site / "worker/agent").mkdir(parents=True)
+    python = by_root / "python"
+    python.write_text('#!/bin/sh\n[ -n "$PYTHONPATH" ]\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    place = service.place_of("Linux", system=True, user="ada")
+    with pytest.raises(ConfigError, match="has no stageline that ada can run"):
+        service.check_importable(place)
+    monkeypatch.setattr("pwd.getpwuid", lambda _: SimpleNamespace(pw_name="ada"))
+    service.check_importable(place)
+
+
+LAUNCHCTL = """#!/bin/sh
+# the job $STATE/job is loaded; with $STATE/leaving it goes at the second look
+case $1 in
+bootout) [ -e $STATE/job ] || exit 3; touch $STATE/leaving ;;
+print)
+    [ -e $STATE/job ] || exit 113
+    if [ -e $STATE/looked ]; then rm $STATE/job; fi
+    touch $STATE/looked ;;
+bootstrap) [ ! -e $STATE/job ] || exit 5; echo "$2 $3" > $STATE/started ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("loaded", [True, False], ids=["it runs already", "it is new"])
+@pytest.mark.parametrize("system_wide", [True, False], ids=["the machine's", "a user's"])
+def test_what_a_mac_is_told_to_run_works(tmp_path: Path, loaded: bool, system_wide: bool) -> None:
+    """bootout returns before the job is gone, and bootstrap fails as long as it is there."""
+    for name, text in (("launchctl", LAUNCHCTL), ("sudo", '#!/bin/sh\nexec "$@"\n')):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    if loaded:
+        (tmp_path / "job").touch()
+    unit = example(MAC._replace(system=system_wide, home=Path("/Users/ada l")))
+    first, log = unit.start.splitlines()
+    assert log == "its log: /Users/ada l/Library/Logs/stageline-agent.log"
+    command = first.split("error 5): ")[1]
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "STATE": str(tmp_path)}
+    subprocess.run(["sh", "-c", command], env=environment, check=True)
+    domain = "system" if system_wide else "gui/501"
+    assert (tmp_path / "started").read_text() == f"{domain} {unit.path}\n"
 
 
 @pytest.mark.parametrize(
@@ -192,5 +292,5 @@ def test_code_that_the_service_would_not_find(
     monkeypatch.setattr("platform.system", lambda: "Linux")
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     assert run(["agent", "install", *WORDS]) == 2
-    assert "has no stageline: install it there with pip" in capsys.readouterr().err
+    assert "has no stageline that ada can run: install it with pip" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -59,6 +59,15 @@ def test_a_secret_that_others_may_read(keyring):
     assert (finding.level, finding.fix) == ("fail", f"chmod 600 {keyring.directory / 'secret'}")
 
 
+@pytest.mark.parametrize("name", ["coordinator", "allowed"])
+def test_a_file_of_trust_that_others_may_write(keyring, tmp_path, name):
+    keyring.trust(another(tmp_path))
+    keyring.add("studio-1", keyring.coordinator)
+    (keyring.directory / name).chmod(0o660)
+    finding = key_files(keyring.directory)
+    assert (finding.level, finding.fix) == ("fail", f"chmod 600 {keyring.directory / name}")
+
+
 @pytest.mark.parametrize("name", ["secret", "coordinator", "allowed"])
 def test_a_file_that_holds_no_key(keyring, name):
     path = keyring.directory / name
