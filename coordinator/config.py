@@ -6,7 +6,6 @@ the example.
 """
 
 import difflib
-import ipaddress
 import socket
 import textwrap
 import tomllib
@@ -17,7 +16,8 @@ from typing import Any, get_type_hints
 import msgspec
 from msgspec import Meta
 
-from coordinator.settings import Port, Settings
+from coordinator.settings import Settings
+from worker.addresses import is_loopback, split
 from worker.errors import ConfigError
 from worker.quantization import parse_quantization
 
@@ -135,23 +135,31 @@ def _checked(values: Settings) -> Settings:
             "give both",
             param="launch",
         )
-    if not is_loopback(values.host):
-        _check_resolves(values.host)
-    if not (is_loopback(values.host) or values.api_key or values.insecure):
+    return values
+
+
+def check_host(values: Settings) -> None:
+    """For who serves HTTP: raises ConfigError if `host` is no address, or lets other machines in without a key."""
+    if is_loopback(values.host):
+        return
+    try:
+        socket.getaddrinfo(values.host.strip("[]"), None)
+    except (OSError, UnicodeError) as error:  # UnicodeError: not even the form of a name
+        raise ConfigError(
+            f"--host {values.host}: no such name ({error}); give an address of this machine", param="host"
+        ) from error
+    if not (values.api_key or values.insecure):
         raise ConfigError(
             f"--host {values.host} lets other machines in: set STAGELINE_API_KEY, or pass --insecure if the network "
             "is trusted",
             param="host",
         )
-    return values
 
 
 def _check_control(address: str) -> None:
-    ip, _, port = address.rpartition(":")
     try:
-        ipaddress.ip_address(ip.strip("[]"))
-        msgspec.convert(port, Port, strict=False)
-    except (ValueError, msgspec.ValidationError) as error:
+        split(address)
+    except ValueError as error:
         raise ConfigError(
             f"--control {address}: expected IP:PORT, such as 10.0.0.1:8011, an address of this machine", param="control"
         ) from error
@@ -160,23 +168,6 @@ def _check_control(address: str) -> None:
 def is_presentable(key: str) -> bool:
     """Whether an HTTP header can carry the key as it is."""
     return key.isascii() and key.isprintable() and key == key.strip()
-
-
-def _check_resolves(host: str) -> None:
-    try:
-        socket.getaddrinfo(host.strip("[]"), None)
-    except (OSError, UnicodeError) as error:  # UnicodeError: not even the form of a name
-        raise ConfigError(
-            f"--host {host}: no such name ({error}); give an address of this machine", param="host"
-        ) from error
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host`, a name or an address, is this machine under its own name."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import zmq
 
 from worker.agent.messages import FromAgent
-from worker.errors import ConfigError, ProtocolError
+from worker.errors import ProtocolError
 from worker.gate import Gate
 from worker.keyring import Keyring
 from worker.protocol import FromWorker, Message
@@ -51,7 +51,7 @@ class Control:
         self._socket.setsockopt(zmq.SNDHWM, 0)  # the messages are few and small, and none may be lost
         self._socket.setsockopt(zmq.RCVHWM, 0)
         if self._gate is not None:
-            self._gate.guard(self._socket, name="control", allowed=lambda key: self._host(key) is not None)
+            self._gate.guard(self._socket, name="control", allowed=self._is_known)
         self._descriptor = int(self._socket.getsockopt(zmq.FD))
         self._loop.add_reader(self._descriptor, self._drain)
 
@@ -113,17 +113,13 @@ class Control:
     def _may(self, gate: Gate, name: str | None, frame: zmq.Frame) -> bool:
         """Whether a message that claims to be of the agent `name`, or of a worker if that is None, comes from a host
         that may say so: its connection's key is known, and it may have been revoked since it came in."""
-        host = self._host(str(frame.get("User-Id")))
+        host = gate.host_of(str(frame.get("User-Id")))
         if host is not None and name in (None, host):
             return True
         why = f"it speaks for {name!r} with the key of {host}" if host else "its key was revoked"
         gate.refuse("control", str(frame.get("Peer-Address")), "wrong_name" if host else "unknown_key", why)
         return False
 
-    def _host(self, key: str) -> str | None:
+    def _is_known(self, key: str) -> bool:
         assert self._gate is not None
-        try:
-            return self._gate.keyring.name_of(key)
-        except ConfigError as error:  # the list is not what it should be: nobody may come in
-            log.error("%s", error.message)
-            return None
+        return self._gate.host_of(key) is not None

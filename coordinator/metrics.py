@@ -50,7 +50,7 @@ REFUSED = Series(
     name="stageline_refused_connections_total",
     kind="counter",
     unit="connections",
-    meaning="Connections to the control link that were turned away, by reason; none in a cluster without keys",
+    meaning="Connections that the control link or an agent turned away, by reason; none in a cluster without keys",
     labels=("reason",),
 )
 RUNNING = Series(

@@ -53,6 +53,7 @@ INTRODUCTION = """\
 A finding is `ok`, `warn` (it works, but slower or less surely) or `fail` (a cluster does not work like this), and says
 what to do in the second case and the third. The exit status is 1 if anything fails, 2 if the command line or a file is
 wrong, else 0. With `--hosts` an agent is started on each host by `mlx.launch`, as `up` does it, and ended again.
+With `--no-launch` those that run already are waited for, at most 30 s.
 
 `--json` prints one object:
 

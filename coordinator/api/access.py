@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coordinator.api.dashboard import ASSETS
 from coordinator.api.errors import Refused, error_body, json_response
-from coordinator.config import is_loopback
+from worker.addresses import is_loopback
 from worker.errors import UserError
 
 # everything else needs the key; the page itself holds no data

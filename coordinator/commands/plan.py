@@ -132,7 +132,7 @@ def _machines(
 ) -> tuple[Machine, ...]:
     """The machines to choose from. A single one runs as many stages as asked."""
     if settings.hosts:
-        machines = asyncio.run(_asked(settings, read_hostfile(Path(settings.hosts))))
+        machines = asyncio.run(_asked(settings, read_hostfile(Path(settings.hosts), addressed=settings.launch)))
     elif file is not None:
         machines = read_machines(file)
     elif described:

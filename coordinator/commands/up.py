@@ -65,6 +65,7 @@ def up(file: Path | None, **flags: Any) -> None:
     _leave_at_a_signal()
     _raise_descriptor_limit()
     settings = config.settings(file, os.environ, flags)
+    config.check_host(settings)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     hostfile = read_hostfile(Path(settings.hosts), addressed=settings.launch) if settings.hosts else None

@@ -7,6 +7,7 @@ from pathlib import Path
 from huggingface_hub.constants import HF_HUB_CACHE
 from msgspec.structs import replace
 
+from coordinator.config import check_host
 from coordinator.doctor import fit, ports
 from coordinator.doctor.bandwidth import bandwidth
 from coordinator.doctor.report import HostFindings
@@ -15,12 +16,14 @@ from coordinator.fleet.hostfile import Hostfile
 from coordinator.plan.machine import Machine
 from coordinator.plan.this_machine import known_chip, this_machine
 from coordinator.settings import Settings
+from worker.addresses import is_loopback, split
 from worker.agent.messages import Device, Finding
 from worker.checkup import checkup, disk
 from worker.errors import ConfigError
 from worker.keyring import Keyring
 from worker.versions import versions
 
+SSH_PORT = 22
 RUNTIME = Path("/tmp")  # where `up` makes its directory of sockets
 
 
@@ -34,7 +37,7 @@ def here(
 ) -> HostFindings:
     """What is to be said of this machine; `measured`: the bandwidth of its `devices` is known."""
     findings = [
-        *checkup(keys=_keys(settings, hostfile), runtime=RUNTIME),
+        *checkup(keys=_keys(settings, hostfile), runtime=RUNTIME, peers=_peers(hostfile)),
         *_disk(settings, model),
         _ports(settings),
     ]
@@ -72,6 +75,14 @@ def _keys(settings: Settings, hostfile: Hostfile | None) -> Path | None:
     return keyring.directory if needed or keyring.has_pair else None
 
 
+def _peers(hostfile: Hostfile | None) -> list[tuple[str, int]]:
+    """Where the other hosts can be tried. That nothing listens there tells as much: it takes a way there to say so."""
+    if hostfile is None:
+        return []
+    firsts = [host.ips[0] for host in hostfile.hosts if host.ips and not host.is_local]
+    return [(ip, SSH_PORT) for ip in firsts if not is_loopback(ip)]
+
+
 def _disk(settings: Settings, model: fit.Found | None) -> Iterator[Finding]:
     rooms: list[disk.Room] = []
     if settings.snapshot_dir:
@@ -86,7 +97,10 @@ def _ports(settings: Settings) -> Finding:
     http = settings.host, settings.port
     addresses = [http]
     if settings.control is not None:
-        ip, port = settings.control.rsplit(":", 1)
-        addresses.append((ip.strip("[]"), int(port)))
+        addresses.append(split(settings.control))
+    try:
+        check_host(settings)
+    except ConfigError as error:
+        return ports.ports({}, False, http, error.message)
     taken = {address: ports.try_port(*address) for address in addresses}
     return ports.ports(taken, bool(taken[http]) and ports.serves(*http), http)

@@ -5,7 +5,7 @@ from coordinator.doctor.report import HostFindings
 from coordinator.fleet.report import HostReport
 from worker.checkup.check import Check
 
-AGAIN = "do what it says and run this command again; the hosts were not looked at"
+AGAIN = "do what it says and run this command again; it was not looked at"
 CHECK = Check(
     "hosts",
     "ssh gets to every host of the hostfile, Python has the same Stageline there, and the host's agent answers. Only "

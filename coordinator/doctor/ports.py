@@ -10,11 +10,12 @@ from worker.errors import ConfigError
 SECONDS = 2.0
 
 OTHER_PORT = "choose another one: `--{option}`, or end what holds it: `lsof -i :{port}`"
+OTHER_HOST = "change --host or STAGELINE_HOST; where other machines shall come in, set STAGELINE_API_KEY"
 CHECK = Check(
     "ports",
-    "The HTTP port, and the agents' port if one is set, can be taken. Fails if another program holds one; a running "
-    "cluster of Stageline does not count.",
-    (OTHER_PORT,),
+    "The HTTP port, and the agents' port if one is set, can be taken. Fails if another program holds one (a running "
+    "cluster of Stageline does not count), and if other machines could come in without an API key.",
+    (OTHER_PORT, OTHER_HOST),
 )
 
 
@@ -38,8 +39,11 @@ def serves(host: str, port: int) -> bool:
     return answer.content == b'{"status":"ok"}'
 
 
-def ports(taken: dict[tuple[str, int], str], ours: bool, http: tuple[str, int]) -> Finding:
-    """`taken`: (address, port) -> why not, "" if it is free; `ours`: whether a coordinator serves at `http`."""
+def ports(taken: dict[tuple[str, int], str], ours: bool, http: tuple[str, int], problem: str = "") -> Finding:
+    """`taken`: (address, port) -> why not, "" if it is free; `ours`: whether a coordinator serves at `http`; `problem`:
+    why `up` does not serve there at all."""
+    if problem:
+        return CHECK.fail(f"`up` refuses: {problem}", OTHER_HOST)
     told: list[str] = []
     held: tuple[str, int] | None = None
     for (host, port), problem in taken.items():

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from coordinator.fleet.hostfile import Host, Hostfile
-from coordinator.fleet.ssh import Answer, run_on
+from coordinator.fleet.ssh import failure, run_on
 from worker.errors import ConfigError
 from worker.keyring import Keyring, is_key
 
@@ -47,12 +47,5 @@ async def _introduce(host: Host, envs: Sequence[str], own: str, python: str, key
     answer = await run_on(host, ["env", *envs, *command], seconds=SECONDS)
     public = answer.output.strip().rpartition("\n")[2]
     if answer.status != 0 or not is_key(public):
-        raise ConfigError(f"host {host.name}: {_why(answer, python)}", param="hosts")
+        raise ConfigError(f"host {host.name}: {failure(answer, python, '`stageline keys add`')}", param="hosts")
     return public
-
-
-def _why(answer: Answer, python: str) -> str:
-    said = " ".join((answer.errors or answer.output).split())[-300:] or "no output"
-    if answer.status in (126, 127) or "No module named" in said:
-        return f"no stageline for {python}: install it there, or name its Python with --python ({said})"
-    return f"`stageline keys add` ended with status {answer.status}: {said}"

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from msgspec.structs import replace
@@ -153,8 +154,9 @@ class Fleet:
                     self._ended(stage, reason)
             case Idle():
                 member.idle.set()
-            case Beat():
-                self._tell(member, message)
+            case Beat(number=number, refused=refused):
+                member.refused = Counter(refused)
+                self._tell(member, Beat(number=number))
             case _:
                 pass
 
@@ -229,7 +231,8 @@ class Fleet:
     @property
     def refused(self) -> Mapping[str, int]:
         """See `Site`."""
-        return self._control.refused
+        agents = (member.refused_before + member.refused for member in self.members.values())
+        return sum(agents, start=Counter(self._control.refused))
 
     def send(self, stage: int, session: str, message: Message) -> None:
         """To the worker itself."""

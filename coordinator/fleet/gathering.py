@@ -10,13 +10,15 @@ from functools import partial
 import zmq
 
 from coordinator.control import Control
-from coordinator.fleet.addresses import address_towards, is_loopback
+from coordinator.fleet.addresses import address_towards
 from coordinator.fleet.fleet import Fleet
 from coordinator.fleet.hostfile import Host, Hostfile
 from coordinator.fleet.launcher import Launcher, log_failure
 from coordinator.fleet.member import Member
 from coordinator.fleet.preflight import differs, preflight
+from coordinator.fleet.refused import HostsError
 from coordinator.settings import Settings
+from worker.addresses import is_loopback, split
 from worker.agent.messages import Survey
 from worker.errors import ClusterError, ConfigError
 from worker.keyring import Keyring
@@ -94,7 +96,7 @@ def hosts_keyring(settings: Settings, hostfile: Hostfile) -> Keyring | None:
         return keyring
     addresses = [ip for host in hostfile.hosts for ip in host.ips or [ANYWHERE]]
     if settings.control is not None:
-        addresses.append(_control(settings.control)[0])
+        addresses.append(split(settings.control)[0])
     if settings.insecure or all(map(is_loopback, addresses)):
         return None
     raise ConfigError(
@@ -117,16 +119,18 @@ def _keys(keyring: Keyring, hostfile: Hostfile) -> dict[str, str]:
 
 def _addresses(settings: Settings, hosts: Sequence[Host]) -> tuple[dict[str, str], list[tuple[str, int]]]:
     """This machine's address as each host has to dial it, and what to bind: (address, port), port 0 being any."""
-    ip, port = _control(settings.control) if settings.control is not None else ("", 0)
+    ip, port = split(settings.control) if settings.control is not None else ("", 0)
     if ip not in ("", ANYWHERE, ANYWHERE_6):
         return {host.name: ip for host in hosts}, [(ip, port)]
-    towards = {host.name: address_towards(host.ips[0]) for host in hosts if host.ips}
+    towards = {host.name: _towards(host) for host in hosts if host.ips}
     return towards, [(ip, port)] if ip else [(each, 0) for each in dict.fromkeys(towards.values())]
 
 
-def _control(address: str) -> tuple[str, int]:
-    ip, _, port = address.rpartition(":")
-    return ip.strip("[]"), int(port)
+def _towards(host: Host) -> str:
+    try:
+        return address_towards(host.ips[0])
+    except ConfigError as error:
+        raise ConfigError(f"host {host.name}: {error.message}", param="hosts") from error
 
 
 def _bind(control: Control, ip: str, port: int) -> str:
@@ -146,7 +150,11 @@ def _launcher(
     coordinator: str,
     keyring: Keyring | None,
 ) -> Launcher:
-    keys = ["--insecure"] if keyring is None else ["--keys", settings.keys] if settings.keys else []
+    keys = ["--keys", settings.keys] if settings.keys else []  # else each host's own
+    if keyring is None:
+        keys = ["--insecure"]
+    elif host.is_local:
+        keys = ["--keys", str(keyring.directory)]
     agent = ["-P", "-m", "worker.agent.cli", "--coordinator", coordinator, "--name", host.name]
     return Launcher(
         host,
@@ -184,7 +192,7 @@ async def _until_present(fleet: Fleet, launchers: Sequence[Launcher], *, limit: 
         now, silent = loop.time(), fleet.silent()
         for launcher in launchers:
             if launcher.name in silent and launcher.error:
-                raise ConfigError(f"host {launcher.name}: {launcher.error}", param="hosts")
+                raise HostsError({launcher.name: launcher.error})
             if launcher.name in silent and launcher.failures >= MOST_FAILURES:
                 raise ClusterError(f"host {launcher.name}: its agent does not stay: {launcher.last_words}")
         if launchers and now - began > (HAIL_SECONDS if silent else SURVEY_SECONDS):
@@ -199,7 +207,7 @@ async def _until_present(fleet: Fleet, launchers: Sequence[Launcher], *, limit: 
             raise ClusterError(f"no agent of {absent} has come within {limit:g} s: is it running, with this address?")
         if now - told > TELL_SECONDS:
             told = now
-            log.info("waiting for the agents of %s", ", ".join(fleet.absent()))
+            log.info("waiting for the agents of %s", ", ".join(silent or fleet.absent()))
 
 
 async def _end(fleet: Fleet, launchers: Sequence[Launcher]) -> None:

@@ -6,12 +6,14 @@ or the list of hosts alone. What else a host or the file says (`rdma`, `backend`
 """
 
 import ipaddress
+import re
 from pathlib import Path
 
 import msgspec
 
 from worker.errors import ConfigError
 
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=[^\0]*\Z")
 LOCAL = "127.0.0.1"  # mlx.launch starts this one without ssh
 
 
@@ -64,8 +66,9 @@ def read_hostfile(path: Path, *, addressed: bool = True) -> Hostfile:
             if owners.setdefault(ip, host.name) != host.name:
                 raise _wrong(path, f"{owners[ip]} and {host.name} both have the address {ip}: correct one of them")
     for text in hostfile.envs:
-        if not text.partition("=")[0].replace("_", "a").isalnum():
-            raise _wrong(path, f"envs: {text!r} is not NAME=value")
+        if not VARIABLE.match(text):
+            name = text.partition("=")[0]
+            raise _wrong(path, f"envs: {name!r} is not NAME=value: a name is of A to Z, a to z, 0 to 9 and _")
     return hostfile
 
 

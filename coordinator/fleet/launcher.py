@@ -9,11 +9,14 @@ import json
 import logging
 import os
 import re
+import shlex
+import shutil
 import signal
 import sys
 import tempfile
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 
 from coordinator.fleet.hostfile import Host
 
@@ -23,6 +26,9 @@ LEAVE_SECONDS, TERMINATE_SECONDS = 5.0, 2.0
 LAST_LINES = 5
 LONGEST_LINE = 4096  # characters
 READ_BYTES = 8192
+CALM_TIMES, CALM_SECONDS = 60, 1.0  # the agent may take a while to start
+# no input; a host that does not answer is noticed, later than by the agents' beats
+SSH_OPTIONS = ("-n", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=15")
 READ_SECONDS = 1.0  # for the last words, when all who could write are gone
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 MLX_SAYS = "[WARN] Node with rank"  # how the agent ended, which its own words say better
@@ -77,45 +83,51 @@ class Launcher:
         loop, delay = asyncio.get_running_loop(), FIRST_DELAY
         while not self._stopping:
             began = loop.time()
-            status = await self._run()
+            await self._run()
             if self._stopping:
                 return
             self.failures += 1
             if loop.time() - began > STEADY_SECONDS:
                 delay = FIRST_DELAY
             log.warning(
-                "host %s: the agent's launcher ended with status %s, it is started again in %g s: %s",
+                "host %s: its agent is gone; it is started again in %g s; the last words: %s",
                 self.name,
-                status,
                 delay,
                 self.last_words or "it said nothing",
             )
             await asyncio.sleep(delay)
             delay = min(2 * delay, LONGEST_DELAY)
 
-    async def _run(self) -> int:
-        with tempfile.NamedTemporaryFile("w", prefix="stageline-", suffix=".json") as file:
+    async def _run(self) -> None:
+        with tempfile.TemporaryFile("w") as file, tempfile.TemporaryDirectory(prefix="stageline-") as folder:
             file.write(self._file)
             file.flush()
-            launch = ("-c", "from mlx._distributed_utils.launch import main; main()", "--hostfile", file.name)
+            file.seek(0)
+            hostfile = f"/dev/fd/{file.fileno()}"
+            launch = ("-c", "from mlx._distributed_utils.launch import main; main()", "--hostfile", hostfile)
             process = self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-P",
                 *launch,
                 *self._command,
-                stdin=asyncio.subprocess.PIPE,  # and never closed: at its end mlx.launch would read it again and again
+                stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
                 process_group=0,
+                pass_fds=(file.fileno(),),
+                env={**os.environ, "PATH": f"{_ssh_in(Path(folder))}{os.pathsep}{os.environ.get('PATH', os.defpath)}"},
             )
+            assert process.stdin is not None
             assert process.stdout is not None
             reading = asyncio.create_task(self._read(process.stdout))
+            calming = asyncio.create_task(_calm(process.stdin))
             try:
-                return await process.wait()
+                await process.wait()
             finally:
+                calming.cancel()
                 self._signal(signal.SIGKILL)  # ssh, if the launcher is gone without it
                 await process.wait()
-                await asyncio.wait((reading,), timeout=READ_SECONDS)
+                await asyncio.wait((reading, calming), timeout=READ_SECONDS)
                 reading.cancel()
                 self._process = None
 
@@ -141,6 +153,27 @@ class Launcher:
             # macOS refuses to signal a group of which only its dead are left
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, number)
+
+
+def _ssh_in(folder: Path) -> Path:
+    """The folder, with an `ssh` in it that adds our options: mlx.launch calls the first one of PATH with its own."""
+    ssh = shutil.which("ssh")
+    if ssh is not None:
+        (folder / "ssh").write_text(f'#!/bin/sh\nexec {shlex.quote(ssh)} {shlex.join(SSH_OPTIONS)} "$@"\n')
+        (folder / "ssh").chmod(0o700)
+    return folder
+
+
+async def _calm(stdin: asyncio.StreamWriter) -> None:
+    """Keeps mlx.launch from taking a whole core: it asks in a loop whether what it started takes input, which a pipe
+    always does, until it fails to write some. So nobody reads there (`ssh -n`, and the agent lets go of it), and here
+    is something to write."""
+    with contextlib.suppress(OSError):
+        for _ in range(CALM_TIMES):
+            await asyncio.sleep(CALM_SECONDS)
+            stdin.write(b"\n")
+            await stdin.drain()
+    await asyncio.Event().wait()  # the pipe stays open: at its end mlx.launch would read that again and again
 
 
 def log_failure(task: "asyncio.Task[None]") -> None:

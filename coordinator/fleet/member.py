@@ -1,6 +1,7 @@
 """One host as the coordinator knows it: its agent's life and the workers there."""
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass, field
 
 from coordinator.fleet.hostfile import Host
@@ -9,9 +10,10 @@ from worker.agent.messages import Hail, Surveyed
 
 @dataclass(slots=True)
 class Member:
-    """`session` is "" while no agent is there; `seen` is when it last said anything. `workers` are those it runs, by
-    stage, and `starting` those it was asked for. `asked`: it was
-    sent a survey. `present` is set while it takes orders."""
+    """`session` is "" while no agent is there; `seen` is when it last said anything. `asked`: it was sent a survey.
+    `workers` are those it runs, by stage, `starting` those it was asked for. `present` is set while it takes orders.
+    `refused` connections are those of this agent's session, `refused_before` those of earlier ones, by reason.
+    """
 
     host: Host
     session: str = ""
@@ -19,6 +21,8 @@ class Member:
     asked: bool = False
     surveyed: Surveyed | None = None
     seen: float = 0.0
+    refused: Counter[str] = field(default_factory=Counter[str])
+    refused_before: Counter[str] = field(default_factory=Counter[str])
     clock_skew: float = 0.0
     workers: dict[int, str] = field(default_factory=dict[int, str])
     starting: dict[str, asyncio.Future[int]] = field(default_factory=dict[str, "asyncio.Future[int]"])
@@ -33,6 +37,8 @@ class Member:
     def lost(self, reason: str) -> list[int]:
         """The agent is gone; returns the stages that go with it."""
         stages = list(self.workers)
+        self.refused_before += self.refused
+        self.refused = Counter()
         self.workers.clear()
         for future in self.starting.values():
             if not future.done():

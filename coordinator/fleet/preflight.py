@@ -6,28 +6,28 @@ from collections.abc import Sequence
 import msgspec
 
 from coordinator.fleet.hostfile import Host, Hostfile
-from coordinator.fleet.ssh import Answer, run_on
+from coordinator.fleet.refused import HostsError
+from coordinator.fleet.ssh import failure, run_on
 from worker.errors import ConfigError
 from worker.protocol import PROTOCOL_VERSION
 from worker.versions import Installed, versions
 
 SECONDS = 30.0
-NO_SUCH_COMMAND = (126, 127)
 
 
 async def preflight(hostfile: Hostfile, python: str) -> None:
-    """Looks at all hosts at once. Raises ConfigError: a line for every host that cannot take part, with its fix."""
+    """Looks at all hosts at once. Raises HostsError for those that cannot take part."""
     answers = await asyncio.gather(*(_ask(host, hostfile, python) for host in hostfile.hosts), return_exceptions=True)
-    problems: list[str] = []
+    problems: dict[str, str] = {}
     for host, answer in zip(hostfile.hosts, answers, strict=True):
         if isinstance(answer, ConfigError):
-            problems.append(answer.message)
+            problems[host.name] = answer.message.removeprefix(f"host {host.name}: ")
         elif isinstance(answer, BaseException):
             raise answer
         elif (problem := differs(answer)) is not None:
-            problems.append(f"host {host.name}: {problem}")
+            problems[host.name] = problem
     if problems:
-        raise ConfigError("; ".join(problems), param="hosts")
+        raise HostsError(problems)
 
 
 def differs(installed: Installed) -> str | None:
@@ -53,17 +53,8 @@ async def _ask(host: Host, hostfile: Hostfile, python: str) -> Installed:
             return msgspec.json.decode(answer.output.strip().splitlines()[-1], type=Installed)
         except (msgspec.DecodeError, IndexError):
             pass
-    raise ConfigError(f"host {host.name}: {_why(answer, python)}", param="hosts")
+    raise ConfigError(f"host {host.name}: {failure(answer, python, f'{python} -m worker.versions')}", param="hosts")
 
 
 def _command(envs: Sequence[str], python: str, module: str) -> list[str]:
     return [*(["env", *envs] if envs else []), python, "-P", "-m", module]
-
-
-def _why(answer: Answer, python: str) -> str:
-    said = " ".join((answer.errors or answer.output).split())[-300:]
-    if answer.status in NO_SUCH_COMMAND:
-        return f"no Python at {python}: install stageline there, or name another one with --python ({said})"
-    if "No module named" in said:
-        return f"{python} has no stageline: install it there, or name another Python with --python ({said})"
-    return f"{python} -m worker.versions ended with status {answer.status}: {said or 'no output'}"

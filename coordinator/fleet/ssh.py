@@ -11,6 +11,7 @@ from worker.errors import ConfigError
 CONNECT_SECONDS = 6
 OPTIONS = ("-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_SECONDS}", "-o", "ServerAliveInterval=5")
 SSH_FAILED = 255
+NO_SUCH_COMMAND = (126, 127)
 
 # what ssh says, and what to do about it
 FIXES = (
@@ -32,7 +33,7 @@ class Answer(NamedTuple):
     errors: str
 
 
-async def run_on(host: Host, command: Sequence[str], *, seconds: float, stdin: bytes = b"") -> Answer:
+async def run_on(host: Host, command: Sequence[str], *, seconds: float) -> Answer:
     """Run a command on the host and wait for its end.
 
     Raises ConfigError, naming the host and the fix, if ssh does not get there, and if it takes longer than `seconds`.
@@ -41,7 +42,7 @@ async def run_on(host: Host, command: Sequence[str], *, seconds: float, stdin: b
     try:
         process = await asyncio.create_subprocess_exec(
             *words,
-            stdin=asyncio.subprocess.PIPE,
+            stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             process_group=0,
@@ -52,7 +53,7 @@ async def run_on(host: Host, command: Sequence[str], *, seconds: float, stdin: b
         return Answer(127, "", f"{command[0]}: no such file")
     try:
         async with asyncio.timeout(seconds):
-            output, errors = await process.communicate(stdin)
+            output, errors = await process.communicate()
     except TimeoutError as error:
         problem = f"host {host.name}: no answer within {seconds:g} s: check it by hand: `ssh {host.ssh}`"
         raise ConfigError(problem, param="hosts") from error
@@ -64,6 +65,16 @@ async def run_on(host: Host, command: Sequence[str], *, seconds: float, stdin: b
     if answer.status == SSH_FAILED and not host.is_local:
         raise ConfigError(f"host {host.name}: {_explained(host, answer.errors)}", param="hosts")
     return answer
+
+
+def failure(answer: Answer, python: str, what: str) -> str:
+    """Why `what`, done by this Python there, came to nothing, and what to do about it."""
+    said = " ".join((answer.errors or answer.output).split())[-300:] or "no output"
+    if answer.status in NO_SUCH_COMMAND:
+        return f"no Python at {python}: install stageline there, or name another one with --python ({said})"
+    if "No module named" in said:
+        return f"{python} has no stageline: install it there, or name another Python with --python ({said})"
+    return f"{what} ended with status {answer.status}: {said}"
 
 
 def _explained(host: Host, errors: str) -> str:

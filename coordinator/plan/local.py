@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from coordinator.plan.cost import ModelCost
-from coordinator.plan.lock import read_lock, write_lock
+from coordinator.plan.lock import locked_stages, read_lock, write_lock
 from coordinator.plan.plan import TYPICAL_CONTEXT, Demand, Plan, Stage
 from coordinator.plan.planner import equal_stages
 from coordinator.plan.this_machine import this_machine
@@ -20,8 +20,8 @@ def local_stages(cost: ModelCost, stages: int | None, lock: Path | None) -> tupl
         return equal_stages(cost, stages or STAGES)
     demand = Demand(context=min(TYPICAL_CONTEXT, cost.spec.context_length), sequences=1)
     if lock.exists():
-        many = this_machine(len(cost.layers))
-        found = read_lock(lock, cost, many, demand, stages=stages, objective=None)
+        machines = this_machine(locked_stages(lock))
+        found = read_lock(lock, cost, machines, demand, stages=stages, objective=None)
         return tuple((stage.first, stage.end) for stage in found.stages)
     layers = equal_stages(cost, stages or STAGES)
     machines = this_machine(len(layers))

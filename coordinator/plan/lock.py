@@ -65,14 +65,9 @@ def read_lock(
 
     Raises ConfigError, naming the difference, unless it fits all these.
     """
-    try:
-        lock = msgspec.json.decode(path.read_bytes(), type=Lock)
-    except OSError as error:
-        raise ConfigError(f"--lock {path}: cannot be read: {error.strerror}", param="lock") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--lock {path}: not a lock file: {error}", param="lock") from error
+    lock = _read(path)
     _compare(path, "version", lock.version, VERSION)
-    _compare(path, "model", lock.model, model.name)
+    # not the name, which depends on how it was typed: what counts is what is split
     _compare(path, "precision", lock.precision, model.precision)
     _compare(path, "pattern", lock.pattern, "".join(piece.kind for piece in model.layers))
     _compare(path, "resident_bytes", lock.resident_bytes, sum(piece.resident_bytes for piece in model.all))
@@ -90,6 +85,20 @@ def read_lock(
     )
     _check_memory(path, plan)
     return plan
+
+
+def locked_stages(path: Path) -> int:
+    """How many stages the file has. Raises ConfigError if it is no lock file."""
+    return len(_read(path).stages)
+
+
+def _read(path: Path) -> Lock:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Lock)
+    except OSError as error:
+        raise ConfigError(f"--lock {path}: cannot be read: {error.strerror}", param="lock") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--lock {path}: not a lock file: {error}", param="lock") from error
 
 
 def _stage(path: Path, stage: LockedStage, stages: Sequence[LockedStage], machines: Sequence[Machine]) -> Stage:

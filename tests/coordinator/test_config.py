@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from coordinator import config
-from coordinator.config import Settings, settings
+from coordinator.config import Settings, check_host, settings
 from worker.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -92,21 +92,27 @@ def test_error_does_not_show_the_key(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "localhost", "::1", "[::1]"])
 def test_loopback_needs_no_key(host: str) -> None:
-    assert settings(None, {}, {"host": host}).host == host
+    check_host(settings(None, {}, {"host": host}))
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5"])
 def test_other_addresses_need_a_key_or_a_decision(host: str) -> None:
     with pytest.raises(ConfigError, match=r"STAGELINE_API_KEY.*--insecure"):
-        settings(None, {}, {"host": host})
-    assert settings(None, {}, {"host": host, "insecure": True}).insecure
-    assert settings(None, {"STAGELINE_API_KEY": "k"}, {"host": host}).api_key == "k"
+        check_host(settings(None, {}, {"host": host}))
+    check_host(settings(None, {}, {"host": host, "insecure": True}))
+    check_host(settings(None, {"STAGELINE_API_KEY": "k"}, {"host": host}))
 
 
 @pytest.mark.parametrize("host", ["a..b", "no.such.host.invalid"])
 def test_a_host_that_does_not_resolve(host: str) -> None:
     with pytest.raises(ConfigError, match=f"--host {host}: no such name"):
-        settings(None, {}, {"host": host})
+        check_host(settings(None, {}, {"host": host}))
+
+
+@pytest.mark.parametrize("control", ["10.0.0.1", "10.0.0.1:", "10.0.0.1:65536", "desk:8011", ":8011", "10.0.0.1:-1"])
+def test_what_agents_cannot_dial(control: str) -> None:
+    with pytest.raises(ConfigError, match=f"--control {control}: expected IP:PORT"):
+        settings(None, {}, {"control": control})
 
 
 @pytest.mark.parametrize("key", ["sch\u00f6n", "a\tb", "a\n", " s3cret", "\x7f"])

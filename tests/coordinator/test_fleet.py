@@ -34,6 +34,7 @@ class Desk:
     def __init__(self, silence: float = 10.0, objection: str | None = None) -> None:
         self.objection = objection
         self.told: list[tuple[str, str, Message]] = []
+        self.refused: dict[str, int] = {}  # by the control link
         self.ended: list[tuple[int, str]] = []
         survey = Survey(model="/model", peers=(), silence=silence)
         self.fleet = Fleet(HOSTS, survey=survey, keys={"north": "N", "south": "S"}, agrees=lambda _: self.objection)
@@ -192,6 +193,19 @@ def test_silence_is_noticed() -> None:
     assert "host north: no sign of life of its agent" in desk.ended[0][1]
     assert desk.fleet.absent() == ["north"]
     assert ("south", "one", Beat(number=4)) in desk.told
+
+
+def test_what_agents_refused_is_counted_over_their_lives() -> None:
+    async def act(desk: Desk) -> None:
+        desk.gather()
+        desk.refused = {"no_key": 1}
+        desk.fleet.hear("north", "one", Beat(number=1, refused={"no_key": 2, "unknown_key": 1}))
+        desk.fleet.hear("north", "one", Beat(number=2, refused={"no_key": 3, "unknown_key": 1}))
+        desk.hail("north", "two")
+        desk.fleet.hear("north", "two", Beat(number=1, refused={"no_key": 1}))
+        assert desk.fleet.refused == {"no_key": 5, "unknown_key": 1}
+
+    scene(act)
 
 
 def test_an_unknown_host_is_sent_away() -> None:

@@ -20,10 +20,12 @@ def written(directory: Path, content: Any) -> Path:
 @pytest.mark.parametrize("whole", [False, True], ids=["list", "object"])
 def test_both_forms_of_mlx_launch(tmp_path: Path, whole: bool) -> None:
     hosts = [NORTH, SOUTH]
-    found = read_hostfile(written(tmp_path, {"backend": "ring", "envs": ["A=1"], "hosts": hosts} if whole else hosts))
+    found = read_hostfile(
+        written(tmp_path, {"backend": "ring", "envs": ["A=1", "_b2=x=\n y"], "hosts": hosts} if whole else hosts)
+    )
     assert found.hosts == (Host("ann@north", ("10.0.0.1", "10.1.0.1")), Host("south", ("10.0.0.2",)))
     assert [host.name for host in found.hosts] == ["north", "south"]
-    assert found.envs == (("A=1",) if whole else ())
+    assert found.envs == (("A=1", "_b2=x=\n y") if whole else ())
 
 
 @pytest.mark.parametrize(
@@ -40,7 +42,11 @@ def test_both_forms_of_mlx_launch(tmp_path: Path, whole: bool) -> None:
         ([{"ssh": "-oProxyCommand=x", "ips": ["10.0.0.1"]}], "would be an option to ssh"),
         ([{"ssh": "no rth", "ips": ["10.0.0.1"]}], "is no name that ssh takes"),
         ([{"ssh": "", "ips": ["10.0.0.1"]}], "is no name that ssh takes"),
-        ({"hosts": [SOUTH], "envs": ["=1"]}, "is not NAME=value"),
+        ({"hosts": [SOUTH], "envs": ["=1"]}, "envs: '' is not NAME=value"),
+        ({"hosts": [SOUTH], "envs": ["NAME"]}, "envs: 'NAME' is not NAME=value"),
+        ({"hosts": [SOUTH], "envs": ["N\u00c4ME=1"]}, "envs: 'N\u00c4ME' is not NAME=value"),
+        ({"hosts": [SOUTH], "envs": ["1A=1"]}, "envs: '1A' is not NAME=value"),
+        ({"hosts": [SOUTH], "envs": ["TOKEN=a\0b"]}, "envs: 'TOKEN' is not NAME=value"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )

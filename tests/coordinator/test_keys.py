@@ -109,7 +109,9 @@ def test_a_host_that_cannot_be_done_is_named_with_its_fix(home, capsys, tmp_path
     status, _, error = keys(capsys, "add", "--hosts", str(hostfile), "--python", sys.executable)
     assert status == 2
     assert "host closed: ssh: connect to host closed port 22: Connection refused: start its ssh server" in error
-    assert f"host bare: no stageline for {sys.executable}: install it there, or name its Python with --python" in error
+    assert (
+        f"host bare: {sys.executable} has no stageline: install it there, or name another Python with --python" in error
+    )
     assert error.strip().endswith("(studio-2 done)")
     assert of(home).names() == ("studio-2",)
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+STATE = ".local/state/stageline"
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -123,12 +124,13 @@ class Machine:
         return found
 
     def files(self):
-        """What its user has in /tmp and at home."""
+        """What its user has in /tmp and at home, but for the directory where an agent's lock comes and goes."""
+        kept = [self.home / STATE, *(self.home / STATE).parents]
         return {
             path.relative_to(self.folder)
             for top in (self.temporary, self.home)
             for path in top.rglob("*")
-            if path.lstat().st_uid == self.uid
+            if path.lstat().st_uid == self.uid and path not in kept
         }
 
     @contextmanager

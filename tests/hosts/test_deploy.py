@@ -19,6 +19,7 @@ from coordinator.cli import root
 from coordinator.config import is_presentable
 from coordinator.fleet.hostfile import read_hostfile
 from tests.hosts.room import ROOT
+from worker.checkup.key_files import key_files
 
 DEPLOY = ROOT / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
@@ -85,6 +86,27 @@ def test_a_pod_has_what_its_containers_mount_and_name(role):
         names = given | {variable["name"] for variable in container.get("env", ())}
         mounts = "".join(mount.get("subPathExpr", "") for mount in container["volumeMounts"])
         assert set(re.findall(r"\$\((\w+)\)", " ".join(container.get("args", ())) + mounts)) <= names
+
+
+@pytest.mark.parametrize(("role", "needs"), [("leader", "allowed"), ("worker", "coordinator")])
+def test_a_pods_keys_are_its_users_alone(tmp_path, role, needs):
+    """Volumes are open to everybody, and so are the files of a secret."""
+    (first,) = [each for each in containers(pods()[role]) if each["name"] == "keys"]
+    secret, volume = tmp_path / "secret", tmp_path / "keys"
+    for directory in (secret, volume):
+        directory.mkdir()
+        directory.chmod(0o777)
+    key = "x" * 40
+    for name, text in {"secret": key, "coordinator": key, "allowed": f"worker-1 {key}"}.items():
+        (secret / name).write_text(text)
+        (secret / name).chmod(0o644)
+    words = [word.replace("/secret/", f"{secret}/").replace("/keys/", f"{volume}/") for word in first["command"]]
+    subprocess.run(words, check=True)
+    (container,) = pods()[role]["spec"]["containers"]
+    (where,) = [word.removeprefix("--keys=/keys") for word in container["args"] if word.startswith("--keys=")]
+    finding = key_files(volume / where.strip("/"))
+    assert finding.level == "ok", finding
+    assert (volume / where.strip("/") / needs).exists()
 
 
 @pytest.mark.parametrize("role", ["leader", "worker"])

@@ -8,6 +8,7 @@ import pytest
 
 from coordinator.cli import run
 from coordinator.doctor.report import Report
+from coordinator.fleet import gathering
 from coordinator.plan.machine_file import read_machines
 from tests.checkpoints import make
 from worker.model_hash import model_hash
@@ -57,6 +58,31 @@ def test_a_failure_is_the_exit_status(capsys, monkeypatch):
     text = capsys.readouterr().out
     assert "fail  ports" in text
     assert text.rstrip().endswith("1 fail")
+
+
+def test_an_open_address_without_a_key_is_a_finding(capsys, monkeypatch):
+    """Images have it set, and only `up` serves."""
+    monkeypatch.setenv("STAGELINE_HOST", "0.0.0.0")
+    assert run(["doctor", "--json"]) == 1
+    report = msgspec.json.decode(capsys.readouterr().out, type=Report)
+    (finding,) = [each for each in report.hosts[0].findings if each.level == "fail"]
+    assert finding.check == "ports"
+    assert "`up` refuses: --host 0.0.0.0 lets other machines in" in finding.found
+    monkeypatch.setenv("STAGELINE_API_KEY", "k")
+    assert run(["doctor", "--json"]) == 0
+
+
+def test_agents_that_do_not_come_are_a_finding(capsys, caplog, monkeypatch, tmp_path):
+    monkeypatch.setattr(gathering, "CHECK_SECONDS", 1.5)  # its clock ticks once a second
+    monkeypatch.setattr(gathering, "TELL_SECONDS", 0.1)
+    hosts = tmp_path / "hosts.json"
+    hosts.write_text('[{"ssh": "north"}, {"ssh": "south"}]')  # as `up --no-launch` takes it
+    words = ["--no-launch", "--control", "127.0.0.1:0", "--insecure", "--json"]
+    assert run(["doctor", "--hosts", str(hosts), *words]) == 1
+    (finding,) = msgspec.json.decode(capsys.readouterr().out, type=Report).between
+    assert (finding.check, finding.level) == ("hosts", "fail")
+    assert "north, south" in finding.found
+    assert "waiting for the agents of north, south" in caplog.messages
 
 
 def test_what_was_measured_is_a_file_for_plan(capsys, tmp_path):

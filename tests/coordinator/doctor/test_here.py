@@ -3,8 +3,11 @@
 import pytest
 from msgspec.structs import replace
 
+from coordinator.doctor import here
 from coordinator.doctor.here import machines_here
+from coordinator.fleet.hostfile import Host, Hostfile
 from coordinator.plan import this_machine
+from coordinator.settings import Settings
 from worker.agent.messages import Device
 
 CARDS = tuple(Device(chip="NVIDIA H200", memory_bytes=140 << 30, card=card) for card in (0, 1))
@@ -34,3 +37,13 @@ def test_a_processor_keeps_its_share(monkeypatch):
     (before,) = of(monkeypatch, (PROCESSOR,), (PROCESSOR,))
     (after,) = of(monkeypatch, (PROCESSOR,), (replace(PROCESSOR, bandwidth=40e9),))
     assert (after.bandwidth, after.read) == (40e9, pytest.approx(2 * before.read))
+
+
+def test_the_other_hosts_are_tried_from_here(monkeypatch, tmp_path):
+    """macOS may keep this very program from them."""
+    asked = []
+    monkeypatch.setattr(here, "checkup", lambda *, peers, **_: asked.extend(peers) or ())
+    monkeypatch.setenv("STAGELINE_KEYS", str(tmp_path))
+    hosts = (Host("127.0.0.1", ("10.0.0.9",)), Host("ann@north", ("10.0.0.1", "10.1.0.1")), Host("south"))
+    here.here(Settings(port=0), Hostfile(hosts), None, (), measured=False)
+    assert asked == [("10.0.0.1", 22)]

@@ -30,6 +30,12 @@ def test_a_taken_control_port():
     assert "lsof -i :8011" in finding.fix
 
 
+def test_an_address_that_up_refuses():
+    finding = ports({}, False, ("0.0.0.0", 8000), "--host 0.0.0.0 lets other machines in: ...")
+    assert (finding.level, finding.found) == ("fail", "`up` refuses: --host 0.0.0.0 lets other machines in: ...")
+    assert "STAGELINE_API_KEY" in finding.fix
+
+
 def test_ports_are_really_tried():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

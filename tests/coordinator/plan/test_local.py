@@ -1,7 +1,10 @@
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from msgspec.structs import replace
 
+from coordinator.cli import root
 from coordinator.plan.local import STAGES, local_stages
 from coordinator.plan.planner import equal_stages
 from coordinator.plan.sources import model_cost
@@ -27,6 +30,14 @@ def test_a_lock_is_written_once_and_then_decides(tmp_path: Path) -> None:
     assert local_stages(TINY, None, lock) == tuple(map(tuple, moved))
     with pytest.raises(ConfigError, match=r"number of stages is 3 there, now it is 2; delete the file"):
         local_stages(TINY, 2, lock)
+
+
+def test_a_lock_that_plan_wrote_serves_however_the_model_was_named(tmp_path: Path) -> None:
+    lock = tmp_path / "plan.json"
+    arguments = ["plan", "nano", "--quantize", "4:64", "--stages", "3", "--lock", str(lock)]
+    assert CliRunner().invoke(root, arguments, catch_exceptions=False).exit_code == 0
+    stages = local_stages(replace(TINY, name="another name"), None, lock)
+    assert [stages[0][0], stages[-1][1], len(stages)] == [0, len(TINY.layers), 3]
 
 
 def test_a_lock_of_another_model_is_refused(tmp_path: Path) -> None:

@@ -49,6 +49,12 @@ def test_json(capsys, name, layers, stages):
     assert plan["problem"] is None
 
 
+def test_where_up_would_serve_is_nothing_to_a_plan(capsys, monkeypatch):
+    """Images have it set."""
+    monkeypatch.setenv("STAGELINE_HOST", "0.0.0.0")
+    assert planned(capsys, "super", *TWO)["problem"] is None
+
+
 def test_super_reads_what_is_published(capsys):
     plan = planned(capsys, "super", *TWO)
     assert f"{plan['parameters'] / 1e9:.2f}" == "120.67"
@@ -131,7 +137,7 @@ def test_a_lock_is_written_once_and_then_used(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["nano", *TWO], "model is 'super' there, now it is 'nano'"),
+        (["nano", *TWO], "pattern is 'MEMEMEM"),
         (["super", "--quantize", "4:64", *TWO], "precision is '8:32' there"),
         (["super", "--machine", "2 x M4 Max 128"], "are on 'M3 Ultra 256 #1'"),
         (["super", *TWO, "--stages", "1"], "number of stages is 2 there"),
