@@ -12,8 +12,9 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generat
 demo: $(ENV)  ## a two-stage cluster on the demo model answers a prompt
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh scripts/demo.sh
 
-test: $(ENV)
-	$(BIN)/python -m pytest
+test: $(ENV)  ## what measures time has the machine for itself; the rest mostly waits, so two at a time
+	$(BIN)/python -m pytest tests/cluster
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests --ignore tests/cluster
 
 check: $(ENV)
 	$(BIN)/ruff check

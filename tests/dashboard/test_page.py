@@ -160,6 +160,7 @@ def test_charts_have_names_and_values_of_earlier_moments(dashboard):
     dashboard.page.mouse.move(0, 0)
     assert dashboard.text("#cursor-time").startswith("6 s ago")
     dashboard.page.click("#values summary")
+    dashboard.wait_until("document.querySelector('#values th')")  # it is filled when it opens
     head = dashboard.page.locator("#values th").all_inner_texts()
     assert head[:2] == ["Seconds ago", "Generated tok/s"]
     assert "Stage 2 p95" in head
