@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from worker.addresses import is_loopback
 from worker.errors import ConfigError
 
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=[^\0]*\Z")
@@ -65,6 +66,7 @@ def read_hostfile(path: Path, *, addressed: bool = True) -> Hostfile:
         for ip in host.ips:
             if owners.setdefault(ip, host.name) != host.name:
                 raise _wrong(path, f"{owners[ip]} and {host.name} both have the address {ip}: correct one of them")
+    _check_reach(path, hostfile.hosts)
     for text in hostfile.envs:
         if not VARIABLE.match(text):
             name = text.partition("=")[0]
@@ -93,9 +95,19 @@ def _check_addresses(path: Path, host: Host, addressed: bool) -> None:
         )
     for ip in host.ips:
         try:
-            ipaddress.ip_address(ip)
+            address = ipaddress.ip_address(ip)
         except ValueError as error:
             raise _wrong(path, f"{host.name}: {ip!r} is not an IP address") from error
+        if address.is_unspecified or address.is_multicast:
+            raise _wrong(path, f"{host.name}: {ip} is no address of one host: give the one at which others reach it")
+
+
+def _check_reach(path: Path, hosts: tuple[Host, ...]) -> None:
+    """One machine may play several hosts; hosts of several machines must not have an address that only one reaches."""
+    alone = {ip: host for host in hosts for ip in host.ips if is_loopback(ip)}
+    if alone and len(alone) < sum(len(host.ips) for host in hosts):
+        ip, host = next(iter(alone.items()))
+        raise _wrong(path, f"{host.name}: only that machine itself reaches {ip}: give one that others reach")
 
 
 def _wrong(path: Path, what: str) -> ConfigError:

@@ -39,6 +39,9 @@ def test_both_forms_of_mlx_launch(tmp_path: Path, whole: bool) -> None:
         ([NORTH, {"ssh": "south", "ips": ["10.0.0.1"]}], "north and south both have the address 10.0.0.1"),
         ([{"ssh": "north"}], "north has no ips"),
         ([{"ssh": "north", "ips": ["north.local"]}], "'north.local' is not an IP address"),
+        ([NORTH, {"ssh": "south", "ips": ["127.0.0.1"]}], "south: only that machine itself reaches 127.0.0.1"),
+        ([NORTH, {"ssh": "south", "ips": ["0.0.0.0"]}], "south: 0.0.0.0 is no address of one host"),
+        ([NORTH, {"ssh": "south", "ips": ["224.0.0.1"]}], "south: 224.0.0.1 is no address of one host"),
         ([{"ssh": "-oProxyCommand=x", "ips": ["10.0.0.1"]}], "would be an option to ssh"),
         ([{"ssh": "no rth", "ips": ["10.0.0.1"]}], "is no name that ssh takes"),
         ([{"ssh": "", "ips": ["10.0.0.1"]}], "is no name that ssh takes"),
@@ -61,6 +64,11 @@ def test_what_is_wrong_is_said_with_the_file(tmp_path: Path, content: Any, says:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.json: cannot be read"):
         read_hostfile(tmp_path / "nowhere.json")
+
+
+def test_one_machine_may_play_several_hosts(tmp_path: Path) -> None:
+    hosts = [{"ssh": "127.0.0.1", "ips": ["127.0.0.1"]}, {"ssh": "again", "ips": ["127.0.0.2"]}]
+    assert len(read_hostfile(written(tmp_path, hosts)).hosts) == 2
 
 
 def test_agents_that_run_already_tell_their_own_addresses(tmp_path: Path) -> None:

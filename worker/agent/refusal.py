@@ -31,8 +31,8 @@ def refusal(event: Event, settings: AgentSettings) -> str:
         return f"the coordinator at {where} uses no keys: start it with keys, or this agent with --insecure"
     if event is Event.HUNG_UP and keys is not None:
         return (
-            f"the coordinator at {where} hangs up: its key is not the one in {keys}/coordinator; "
-            "`stageline keys list` there shows it, `stageline keys add --coordinator KEY` here takes it"
+            f"the coordinator at {where} hangs up: its key is not the one in {keys}/coordinator, or it uses no "
+            "keys; `stageline keys list` there shows it, `stageline keys add --coordinator KEY` here takes it"
         )
     if event is Event.UNKNOWN_KEY and keys is not None:
         return (
