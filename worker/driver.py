@@ -16,7 +16,7 @@ class Step(msgspec.Struct, frozen=True):
     """One step of the pipeline. `tokens` holds the ids of all rows, or None: those that the batch sampled last.
 
     What it needs has been here `since`. After it a snapshot is taken under the name `save`, if there is one. With a
-    piece of a prompt, `batches` is how many batches decode.
+    piece of a prompt, `batches` are those that decode.
     """
 
     batch: int | None
@@ -24,7 +24,7 @@ class Step(msgspec.Struct, frozen=True):
     tokens: tuple[int, ...] | None
     since: float
     save: str | None = None
-    batches: int = 0
+    batches: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -135,7 +135,7 @@ class Driver:
             self._prompts[request] = chunks  # behind the others
         self._sequences[chunk.request].position = chunk.first + len(chunk.tokens)
         segment = Segment(chunk.request, chunk.first, len(chunk.tokens), chunk.final)
-        return Step(None, (segment,), chunk.tokens, since, chunk.save, len(self._owed))
+        return Step(None, (segment,), chunk.tokens, since, chunk.save, tuple(self._owed))
 
     def _ready(self, number: int) -> tuple[int, ...] | None:
         """The members that the batch's next step feeds, or None if it cannot start yet."""

@@ -356,8 +356,8 @@ class Segment(msgspec.Struct, frozen=True, array_like=True):
 class Activations(Message, frozen=True, kw_only=True):
     """Hidden states between two stages, rows of all segments one after the other; the tensor is the next frame.
 
-    `shape` is (rows, hidden size) and `rows` the sum of the segments' counts. With a piece of a prompt, `batches` is
-    how many batches decoded when it started.
+    `shape` is (rows, hidden size) and `rows` the sum of the segments' counts. With a piece of a prompt, `batches` are
+    those that decoded when it started.
     """
 
     epoch: int
@@ -365,7 +365,7 @@ class Activations(Message, frozen=True, kw_only=True):
     segments: tuple[Segment, ...]
     dtype: DType
     shape: tuple[int, int]
-    batches: int = 0
+    batches: tuple[int, ...] = ()
 
 
 class Ack(Message, frozen=True, kw_only=True):

@@ -42,7 +42,7 @@ class _Flight:
 
     content: Pending | Open | Save | Drop | Close
     cause: Received | None
-    batches: int = 0
+    batches: tuple[int, ...] = ()
 
 
 class Run:
@@ -205,7 +205,7 @@ class Run:
         segments: tuple[Segment, ...],
         since: float,
         cause: Received | None,
-        batches: int,
+        batches: tuple[int, ...],
         start: Callable[..., Pending],
     ) -> None:
         """Apply rows if they are the next ones of their requests; the position rule of `worker.ledger`.
@@ -266,7 +266,7 @@ class Run:
         if memory_is_due:
             self._vitals.measure(self._engine.memory())
 
-    def _hand_over(self, batches: int, output: tuple[Activations, memoryview] | Tokens) -> float:
+    def _hand_over(self, batches: tuple[int, ...], output: tuple[Activations, memoryview] | Tokens) -> float:
         """Send a step's result on; returns when the next stage could have it."""
         if not isinstance(output, Tokens):
             header, payload = output

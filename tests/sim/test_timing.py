@@ -117,6 +117,27 @@ def test_so_it_is_when_steps_take_longer_now_and_then(stages, seed):
     assert max(gap for number in range(1, 5) for gap in world.gaps(number, since=began)) <= before + 1.3 * piece
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("stages", [2, 4])
+def test_so_it_is_when_others_end_and_begin(stages, seed):
+    """A batch that loses a member goes on stepping: its step is waited for as before."""
+    chance, piece = random.Random(seed), 0.05
+    world = TimedWorld(stages=stages, decode=STEP, prefill=piece, hop=HOP)
+    stay, leave, come = range(1, 5), range(11, 19), range(21, 25)
+    for number in (*stay, *leave):
+        world.submit(number, asked(number, tokens=600 if number in stay else chance.randrange(60, 110)))
+    world.run_while(lambda: any(len(world.arrivals[number]) < 50 for number in stay))
+    before = max(gap for number in stay for gap in world.gaps(number, since=world.now - 40 * stages * STEP))
+    began = world.now
+    world.submit(9, asked(9, prompt=4000, tokens=1))
+    for number in come:
+        world.run_until(world.now + chance.uniform(1, 5) * piece)
+        world.submit(number, asked(number, tokens=chance.randrange(1, 10)))
+    world.finish(9)
+    assert all(world.arrivals[number][-1] < world.now for number in leave)
+    assert max(gap for number in stay for gap in world.gaps(number, since=began)) <= before + 1.1 * piece
+
+
 @pytest.mark.parametrize("stages", STAGES)
 def test_a_short_prompt_is_answered_while_long_ones_prefill(stages):
     piece = 0.02
