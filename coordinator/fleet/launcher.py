@@ -27,8 +27,13 @@ LAST_LINES = 5
 LONGEST_LINE = 4096  # characters
 READ_BYTES = 8192
 CALM_TIMES, CALM_SECONDS = 60, 1.0  # the agent may take a while to start
-# no input; a host that does not answer is noticed, later than by the agents' beats
-SSH_OPTIONS = ("-n", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=15")
+# No input; a host that does not answer is noticed, later than by the agents' beats. mlx.launch would have ssh say
+# nothing, but it takes the first words of all for the name of a file: errors go to a file, and a banner is not shown.
+SSH_OPTIONS = (
+    *("-n", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=15"),
+    *("-o", "LogLevel=ERROR"),
+)
+SSH_LOG = "ssh.log"
 READ_SECONDS = 1.0  # for the last words, when all who could write are gone
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 MLX_SAYS = "[WARN] Node with rank"  # how the agent ended, which its own words say better
@@ -47,7 +52,8 @@ class Launcher:
         self.name = host.name
         self._file = json.dumps({"hosts": [{"ssh": host.ssh, "ips": list(host.ips)}], "envs": list(envs)})
         self._command = ("--backend", "ring", "--python", python, "--", *agent)
-        self._lines: deque[str] = deque(maxlen=LAST_LINES)
+        self._lines: deque[str] = deque(maxlen=LAST_LINES)  # of this run
+        self._lines_before: deque[str] = self._lines
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = False
         self.failures = 0
@@ -57,8 +63,8 @@ class Launcher:
 
     @property
     def last_words(self) -> str:
-        """What the agent or ssh said last."""
-        return " / ".join(self._lines)
+        """What the agent or ssh said last, in the last run that said anything."""
+        return " / ".join(self._lines or self._lines_before)
 
     async def stop(self) -> None:
         """Wait for the agent to leave, which the coordinator has told it, then end the launcher."""
@@ -93,12 +99,13 @@ class Launcher:
                 "host %s: its agent is gone; it is started again in %g s; the last words: %s",
                 self.name,
                 delay,
-                self.last_words or "it said nothing",
+                " / ".join(self._lines) or "it said nothing",
             )
             await asyncio.sleep(delay)
             delay = min(2 * delay, LONGEST_DELAY)
 
     async def _run(self) -> None:
+        self._lines_before, self._lines = self._lines or self._lines_before, deque(maxlen=LAST_LINES)
         with tempfile.TemporaryFile("w") as file, tempfile.TemporaryDirectory(prefix="stageline-") as folder:
             file.write(self._file)
             file.flush()
@@ -130,6 +137,7 @@ class Launcher:
                 await asyncio.wait((reading, calming), timeout=READ_SECONDS)
                 reading.cancel()
                 self._process = None
+                self._lines.extend(_words_of_ssh(Path(folder)))
 
     async def _read(self, output: asyncio.StreamReader) -> None:
         rest = ""
@@ -159,9 +167,17 @@ def _ssh_in(folder: Path) -> Path:
     """The folder, with an `ssh` in it that adds our options: mlx.launch calls the first one of PATH with its own."""
     ssh = shutil.which("ssh")
     if ssh is not None:
-        (folder / "ssh").write_text(f'#!/bin/sh\nexec {shlex.quote(ssh)} {shlex.join(SSH_OPTIONS)} "$@"\n')
+        options = shlex.join((*SSH_OPTIONS, "-E", str(folder / SSH_LOG)))
+        (folder / "ssh").write_text(f'#!/bin/sh\nexec {shlex.quote(ssh)} {options} "$@"\n')
         (folder / "ssh").chmod(0o700)
     return folder
+
+
+def _words_of_ssh(folder: Path) -> list[str]:
+    """Why there is no connection."""
+    with contextlib.suppress(FileNotFoundError):
+        return (folder / SSH_LOG).read_text(errors="replace").split("\n")[:-1]
+    return []
 
 
 async def _calm(stdin: asyncio.StreamWriter) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -124,5 +125,26 @@ def test_a_launcher_that_hangs_is_started_again(tmp_path: Path, monkeypatch: pyt
         monkeypatch.setattr(module, "LEAVE_SECONDS", 0.1)
         await launcher.stop()
         assert not alive(int(second.split()[0]))
+
+    asyncio.run(play())
+
+
+@pytest.mark.skipif(shutil.which("ssh") is None, reason="no ssh")
+def test_it_tells_why_ssh_has_no_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """mlx.launch would have ssh say nothing. What an earlier run said does not belong to this one."""
+    ssh = tmp_path / "ssh"
+    ssh.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -o Port=1 -o UserKnownHostsFile=/dev/null "$@"\n')
+    ssh.chmod(0o700)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(module, "FIRST_DELAY", 0.01)
+
+    async def play() -> None:
+        launcher = Launcher(Host("localhost", ("10.0.0.1",)), envs=[], python=sys.executable, agent=["agent.py"])
+        deadline = time.monotonic() + 15
+        while launcher.failures < 2:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.02)
+        await launcher.stop()
+        assert launcher.last_words == "ssh: connect to host localhost port 1: Connection refused"
 
     asyncio.run(play())
