@@ -70,7 +70,7 @@ def decode(
 ) -> None:
     """Decode rate of MODEL, one sequence: the stage code alone, clusters of one and two stages over HTTP, mlx-lm.
 
-    MODEL is a directory or a hub id; without one a random model is made whose step takes some 40 ms on two CPU cores.
+    MODEL is a directory or a hub id; without one a random model is made whose step takes some 80 ms on two CPU cores.
     With --preset: the stage code with and without fused kernels, and mlx-lm, on the same random weights. Every round
     starts each way anew and by turns, so that only one holds the model at a time.
     """
