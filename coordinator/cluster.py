@@ -114,6 +114,11 @@ class Cluster:
         self._stages[stage].lost(reason)
         return self.restart_epoch(now)
 
+    def hindered(self, stage: int, reason: str) -> None:
+        """Its machine cannot take it. That says more than why its last worker ended."""
+        if self._stages[stage].phase == "down":
+            self._stages[stage].detail = reason
+
     def restart_epoch(self, now: float) -> Orders:
         """Begin the next epoch: every stage forgets its requests and links anew."""
         if self.stopping:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from coordinator.control import Control
-from coordinator.site import Ended, Received
+from coordinator.site import Ended, Hindered, Received
 from worker.agent.background import in_background
 from worker.hardware import card_environment, stage_cards
 from worker.protocol import Message
@@ -33,8 +33,8 @@ class LocalSite:
         )
         self._cards = asyncio.create_task(in_background(partial(stage_cards, stages)))
 
-    def attach(self, received: Received, ended: Ended) -> None:
-        """See `Site`, as for the others."""
+    def attach(self, received: Received, ended: Ended, hindered: Hindered) -> None:
+        """See `Site`, as for the others. Nothing hinders this machine."""
         self._received, self._ended = received, ended
 
     async def reach(self, stage: int) -> None:

@@ -15,11 +15,12 @@ from coordinator.budget import Budget
 from coordinator.cluster import Cluster
 from coordinator.coordination import Coordination, Effects
 from coordinator.history import SAMPLE_SECONDS
+from coordinator.limits import Limits
 from coordinator.observer import Observer
 from coordinator.pace import Pace
 from coordinator.request import Request, Token
 from coordinator.restarts import Restarts
-from coordinator.scheduler import Bounds, Scheduler
+from coordinator.scheduler import Scheduler
 from coordinator.site import Site
 from coordinator.view import ClusterView, PrefixView
 from worker.errors import (
@@ -38,26 +39,6 @@ LEASE_STEPS = 32
 CHECK_SECONDS = 1.0
 
 Arrival = tuple[Token | StagelineError, float]  # and when it came
-
-
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """How a pipeline behaves, times in seconds.
-
-    A worker is ended after `silence` without a sign of life, `loading` without progress of loading, or `stall` in one
-    step. `backoff` and `backoff_limit` are those of `Restarts`. `prefill_chunk` and `decode_pause` are those of `Pace`,
-    `state_bytes` and `snapshot_bytes` are those of `Coordination`.
-    """
-
-    bounds: Bounds
-    prefill_chunk: int
-    decode_pause: float
-    state_bytes: int | None
-    snapshot_bytes: int | None
-    silence: float
-    loading: float
-    backoff: float
-    backoff_limit: float
-    stall: float = 300.0
 
 
 class Pipeline:
@@ -89,7 +70,7 @@ class Pipeline:
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_words: dict[int, Failed] = {}
         self.fatal: asyncio.Future[StagelineError] = asyncio.get_running_loop().create_future()
-        site.attach(self._received, self._ended)
+        site.attach(self._received, self._ended, self._hindered)
 
     async def __aenter__(self) -> Self:
         try:
@@ -222,6 +203,10 @@ class Pipeline:
             self._give_up(ClusterError(f"{where} failed again and again before the cluster was ready: {reason}"))
         else:
             self._spawn(self._restart(stage, delay))
+
+    def _hindered(self, stage: int, reason: str) -> None:
+        self._cluster.hindered(stage, reason)
+        self._changed.set()
 
     async def _restart(self, stage: int, delay: float) -> None:
         await asyncio.sleep(delay)

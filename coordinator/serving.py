@@ -16,8 +16,9 @@ from starlette.applications import Starlette
 
 from coordinator.api.app import create_app
 from coordinator.cluster import Cluster
+from coordinator.limits import limits_of
 from coordinator.observer import Observer
-from coordinator.pipeline import Limits, Pipeline
+from coordinator.pipeline import Pipeline
 from coordinator.progress import loading_progress
 from coordinator.served import ServedModel
 from coordinator.settings import Settings
@@ -36,13 +37,11 @@ def heard_signals() -> list[signal.Signals]:
     return [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
 
 
-async def serve(
-    settings: Settings, model: ServedModel, cluster: Cluster, site: Site, limits: Limits, listener: socket.socket
-) -> None:
+async def serve(settings: Settings, model: ServedModel, cluster: Cluster, site: Site, listener: socket.socket) -> None:
     """Prints `ready http://HOST:PORT` when it is; returns after a signal to stop. Raises what made the cluster fail."""
     stopped = _signalled()
     observer = Observer(Anchor(time.time(), time.monotonic()))
-    pipeline = Pipeline(cluster, site, limits=limits, observer=observer)
+    pipeline = Pipeline(cluster, site, limits=limits_of(settings, cluster.stages), observer=observer)
     app = create_app(
         model=model,
         pipeline=pipeline,

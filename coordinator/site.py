@@ -7,13 +7,15 @@ from worker.protocol import Message
 
 Received = Callable[[int, str, Message], None]  # stage, session, message
 Ended = Callable[[int, str], None]  # stage, reason
+Hindered = Callable[[int, str], None]  # stage, reason
 
 
 class Site(Protocol):
     """Starts and ends workers and carries messages to them; what happens there goes to what is attached."""
 
-    def attach(self, received: Received, ended: Ended) -> None:
-        """`received` gets the workers' messages; `ended` is called when a worker's process is gone."""
+    def attach(self, received: Received, ended: Ended, hindered: Hindered) -> None:
+        """`received` gets the workers' messages; `ended` is called when a worker's process is gone, `hindered` when a
+        machine that is waited for is there and cannot take part."""
         ...
 
     async def reach(self, stage: int) -> None:

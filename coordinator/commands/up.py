@@ -14,7 +14,6 @@ from typing import Any
 import click
 
 from coordinator import config
-from coordinator.batches import MOST_MEMBERS
 from coordinator.cluster import Cluster
 from coordinator.commands.options import setting
 from coordinator.fleet.gathering import gather
@@ -23,10 +22,8 @@ from coordinator.fleet.places import places
 from coordinator.fleet.report import reports
 from coordinator.listener import listen
 from coordinator.local_site import LocalSite
-from coordinator.pipeline import Limits
 from coordinator.plan.local import local_stages
 from coordinator.prepared import Prepared, prepare
-from coordinator.scheduler import Bounds
 from coordinator.seat import Seat
 from coordinator.serving import heard_signals, serve
 from coordinator.settings import Settings
@@ -81,7 +78,7 @@ async def _here(settings: Settings, prepared: Prepared, listener: socket.socket)
     """Serve with all stages on this machine."""
     layers = local_stages(prepared.cost, settings.stages, Path(settings.lock) if settings.lock else None)
     cluster = _cluster(settings, prepared, layers, ())
-    await serve(settings, prepared.served, cluster, LocalSite(len(layers)), _limits(settings, len(layers)), listener)
+    await serve(settings, prepared.served, cluster, LocalSite(len(layers)), listener)
 
 
 async def _there(settings: Settings, prepared: Prepared, listener: socket.socket, hostfile: Hostfile) -> None:
@@ -98,7 +95,7 @@ async def _there(settings: Settings, prepared: Prepared, listener: socket.socket
         )
         fleet.seat(found.seats)
         cluster = _cluster(settings, prepared, found.layers, found.seats)
-        await serve(settings, prepared.served, cluster, fleet, _limits(settings, len(found.layers)), listener)
+        await serve(settings, prepared.served, cluster, fleet, listener)
 
 
 def _cluster(
@@ -112,25 +109,6 @@ def _cluster(
         quantize=settings.quantize,
         snapshots=prepared.snapshots,
         seats=seats,
-    )
-
-
-def _limits(settings: Settings, stages: int) -> Limits:
-    return Limits(
-        bounds=Bounds(
-            max_running=settings.max_running or MOST_MEMBERS * stages,
-            max_waiting=settings.max_waiting,
-            queue_timeout=settings.queue_timeout,
-            request_timeout=settings.request_timeout,
-        ),
-        prefill_chunk=settings.prefill_chunk,
-        decode_pause=settings.decode_pause,
-        state_bytes=settings.state_bytes,
-        snapshot_bytes=settings.snapshot_bytes,
-        silence=settings.heartbeat_timeout,
-        loading=settings.loading_timeout,
-        backoff=settings.restart_delay,
-        backoff_limit=settings.restart_delay_limit,
     )
 
 

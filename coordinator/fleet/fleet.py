@@ -12,7 +12,7 @@ from coordinator.control import Control
 from coordinator.fleet.hostfile import Host
 from coordinator.fleet.member import Member
 from coordinator.seat import Seat
-from coordinator.site import Ended, Received
+from coordinator.site import Ended, Hindered, Received
 from worker.agent.messages import (
     Beat,
     End,
@@ -53,6 +53,7 @@ class Fleet:
         self._seats: Sequence[Seat] = ()
         self._received: Received = _unheard
         self._ended: Ended = _unheard
+        self._hindered: Hindered = _unheard
         self._strangers: set[str] = set()
         self._changed = asyncio.Event()
         self._leaving = False
@@ -165,8 +166,11 @@ class Fleet:
         problem = self._agrees(member)
         if problem is None:
             member.present.set()
-        else:
-            log.error("host %s cannot take part: %s", member.host.name, problem)
+            return
+        log.error("host %s cannot take part: %s", member.host.name, problem)
+        for stage, seat in enumerate(self._seats):
+            if seat.host == member.host.name:
+                self._hindered(stage, f"host {seat.host} is there and cannot take part: {problem}")
 
     def _lost(self, member: Member, reason: str) -> None:
         log.error("host %s is lost: %s", member.host.name, reason)
@@ -195,9 +199,9 @@ class Fleet:
     def _of(self, stage: int) -> Member:
         return self.members[self._seats[stage].host]
 
-    def attach(self, received: Received, ended: Ended) -> None:
+    def attach(self, received: Received, ended: Ended, hindered: Hindered) -> None:
         """See `Site`, as for the others."""
-        self._received, self._ended = received, ended
+        self._received, self._ended, self._hindered = received, ended, hindered
 
     def received(self, stage: int, session: str, message: Message) -> None:
         """A worker said something."""

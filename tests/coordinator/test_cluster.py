@@ -95,6 +95,9 @@ def test_a_lost_stage_makes_the_others_forget_and_all_link_anew(cluster):
     link(cluster)
     assert cluster.lost(1, "killed", 0.5) == [(0, Listen(epoch=2))]
     assert cluster.problem() == "stage 0 (layers 0-1, mac) is linking; stage 1 (layers 2-4, mac) is down: killed"
+    for stage in range(2):
+        cluster.hindered(stage, "another MLX")
+    assert cluster.problem() == "stage 0 (layers 0-1, mac) is linking; stage 1 (layers 2-4, mac) is down: another MLX"
     assert cluster.view(0.0, running=0, waiting=0).state == "degraded"
     tell(cluster, 0, Listening(epoch=2, endpoint="ipc://0"))
     cluster.starting(1, "second life", now=1.0)

@@ -36,10 +36,11 @@ class Desk:
         self.told: list[tuple[str, str, Message]] = []
         self.refused: dict[str, int] = {}  # by the control link
         self.ended: list[tuple[int, str]] = []
+        self.hindered: list[tuple[int, str]] = []
         survey = Survey(model="/model", peers=(), silence=silence)
         self.fleet = Fleet(HOSTS, survey=survey, keys={"north": "N", "south": "S"}, agrees=lambda _: self.objection)
         self.fleet.speak_through(self)  # pyright: ignore[reportArgumentType]: plays `Control`
-        self.fleet.attach(lambda *_: None, lambda stage, reason: self.ended.append((stage, reason)))
+        self.fleet.attach(lambda *_: None, lambda *words: self.ended.append(words), lambda *w: self.hindered.append(w))
         self.fleet.seat([Seat("north"), Seat("south", card=1), Seat("south", card=0)])
 
     def tell(self, name: str, session: str, message: Message) -> None:
@@ -117,6 +118,18 @@ def test_a_host_is_present_once_it_has_been_surveyed_and_agrees() -> None:
         assert desk.fleet.objection() == "host north: has another model"
 
     scene(act)
+
+
+def test_a_host_that_comes_back_and_does_not_agree_hinders_its_stages() -> None:
+    async def act(desk: Desk) -> None:
+        desk.gather()
+        desk.objection = "has another MLX"
+        desk.hail("south", session="two")
+        desk.surveyed("south", session="two")
+        assert desk.fleet.absent() == ["south"]
+
+    reason = "host south is there and cannot take part: has another MLX"
+    assert scene(act).hindered == [(1, reason), (2, reason)]
 
 
 def test_a_worker_is_started_on_its_seat_and_its_end_is_told() -> None:
