@@ -114,3 +114,16 @@ def test_a_new_epoch_forgets_requests_and_steps_under_way():
     sheet.opened(1, 5.0)
     assert step(sheet, 1, since=6.0, start=6.0, computed=7.0, ended=7.0).compute == 1.0
     assert sheet.closed(1, 0.0).decode_steps == 1
+
+
+def test_pieces_of_a_prompt_that_are_here_at_once_wait_for_each_other_only_once():
+    sheet = Timesheet(0)
+    for request in (1, 2):
+        sheet.opened(request, 0.0)
+    for first in range(3):
+        step(sheet, 1, since=0.0, start=2.0 * first, computed=2.0 * first + 1, ended=2.0 * first + 1, phase="prefill")
+        if first < 2:  # in between another one's step
+            step(sheet, 2, since=0.0, start=2.0 * first + 1, computed=2.0 * first + 2, ended=2.0 * first + 2)
+    told = sheet.closed(1, 0.0)
+    assert (told.prefill_seconds, told.queue_seconds, told.wait_seconds) == (3.0, 2.0, 0.0)
+    assert [finished.queue for finished in sheet.steps] == [0.0, 1.0, 1.0, 1.0, 1.0]

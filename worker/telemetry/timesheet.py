@@ -156,19 +156,23 @@ class Timesheet:
 
     def _finished(self, landed: _Landed) -> Finished:
         flying = landed.flying
+        requests = requests_of(flying.segments)
+        accounts = [account for request in requests if (account := self._accounts.get(request)) is not None]
+        started = max(flying.started, landed.before)
+        # all pieces of a prompt may be here at once, but each needs the one before it
+        since = max(flying.since, *(account.ended for account in accounts), 0.0)
         step = Finished(
             phase=flying.phase,
             rows=sum(segment.count for segment in flying.segments),
-            requests=requests_of(flying.segments),
-            started=max(flying.started, landed.before),
+            requests=requests,
+            started=started,
             computed=landed.computed,
             ended=landed.ended,
-            queue=max(flying.started - flying.since, 0.0),
+            queue=max(started - since, 0.0),
             wait=flying.wait,
         )
-        for request in step.requests:
-            if (account := self._accounts.get(request)) is not None:
-                _charge(account, step, flying.since)
+        for account in accounts:
+            _charge(account, step, since)
         return step
 
 
