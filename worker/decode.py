@@ -37,7 +37,7 @@ class Layer:
 
     def plain(self, x_TD: mx.array, step: Step, eps: float) -> mx.array:
         """The layer by its block, residual included."""
-        return x_TD + self.block(mx.fast.rms_norm(x_TD, self.norm_D, eps), step)
+        return x_TD + self.block(mx.fast.rms_norm(x_TD, self.norm_D, eps), step).astype(x_TD.dtype)
 
 
 class DecodePath:

@@ -51,9 +51,11 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
             if not 2 <= length <= min(file_bytes - 8, MAX_HEADER_BYTES):
                 raise CheckpointError(f"{path}: {file_bytes} bytes, no whole safetensors header; {INCOMPLETE}")
             header = json.loads(file.read(length))
-            header.pop("__metadata__", None)
+            metadata = header.pop("__metadata__", None) or {}  # MLX writes null
+            if not all(isinstance(text, str) for text in metadata.values()):
+                raise ValueError("__metadata__ holds something that is no text")
             tensors = {name: _tensor(entry) for name, entry in header.items()}
-            end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+            end = _end(header)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
@@ -61,6 +63,16 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     if file_bytes != 8 + length + end:
         raise CheckpointError(f"{path}: {file_bytes} bytes, its header promises {8 + length + end}; {INCOMPLETE}")
     return tensors
+
+
+def _end(header: dict[str, Any]) -> int:
+    """Of the data, which tensors cover without gap or overlap; raises ValueError if they do not."""
+    end = 0
+    for begin, after, name in sorted((*entry["data_offsets"], name) for name, entry in header.items()):
+        if begin != end:
+            raise ValueError(f"tensor {name} begins at {begin}, the one before it ends at {end}")
+        end = after
+    return end
 
 
 def _tensor(entry: dict[str, Any]) -> TensorInfo:

@@ -167,7 +167,8 @@ class Stage:
             for index, (norm_D, block) in enumerate(zip(self._norms, self._blocks, strict=True)):
                 if index and index % PIECE == 0:
                     mx.async_eval(x_TD)
-                x_TD = x_TD + block(mx.fast.rms_norm(x_TD, norm_D, self._eps), step)
+                y_TD = block(mx.fast.rms_norm(x_TD, norm_D, self._eps), step)
+                x_TD = x_TD + y_TD.astype(self.dtype)  # a single wider weight widens what comes out
                 if probe is not None:
                     probe(index, x_TD)
         if self._head is None:

@@ -142,6 +142,18 @@ DENSE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda d: write(d, WEIGHTS, header({"x": {"dtype": "F32", "data_offsets": [0, 0]}})),
         f"{{d}}/{WEIGHTS}: the safetensors header is damaged (KeyError('shape'))",
     ),
+    "header with text of another type": (
+        lambda d: write(d, WEIGHTS, header({"__metadata__": {"a": 1}, "x": ONE_FLOAT}, bytes(4))),
+        f"{{d}}/{WEIGHTS}: the safetensors header is damaged (ValueError('__metadata__ holds something that is no text",
+    ),
+    "tensors overlap": (
+        lambda d: write(d, WEIGHTS, header({"x": ONE_FLOAT, "y": ONE_FLOAT}, bytes(4))),
+        f"{{d}}/{WEIGHTS}: the safetensors header is damaged (ValueError('tensor y begins at 0, the one before it ends",
+    ),
+    "a gap between tensors": (
+        lambda d: write(d, WEIGHTS, header({"x": ONE_FLOAT, "y": {**ONE_FLOAT, "data_offsets": [5, 9]}}, bytes(9))),
+        f"{{d}}/{WEIGHTS}: the safetensors header is damaged (ValueError('tensor y begins at 5, the one before it ends",
+    ),
     "header contradicts itself": (
         lambda d: write(d, WEIGHTS, header({"x": {**ONE_FLOAT, "shape": [2]}}, bytes(4))),
         f"{{d}}/{WEIGHTS}: the safetensors header is damaged (ValueError('F32 of shape [2] in 4 bytes'))",
