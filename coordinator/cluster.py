@@ -49,6 +49,7 @@ class Cluster:
         pattern: str,
         quantize: str | None,
         snapshots: str = "",
+        model_hash: str = "",
         seats: Sequence[Seat] = (),
     ) -> None:
         self.epoch = 1
@@ -59,6 +60,7 @@ class Cluster:
         self._source = source
         self._quantize = quantize
         self._snapshots = snapshots
+        self._model_hash = model_hash
         seats = seats or [HERE] * len(layers)
         self._stages = [Stage(run, pattern[run[0] : run[1]], seat) for run, seat in zip(layers, seats, strict=True)]
 
@@ -174,6 +176,7 @@ class Cluster:
             end=end,
             quantize=self._quantize,
             snapshots=self._snapshots,
+            model_hash=self._model_hash,
         )
 
     # --- questions ---

@@ -16,6 +16,7 @@ from coordinator.settings import Settings
 from worker.checkpoint import Checkpoint
 from worker.errors import ConfigError
 from worker.hub import describe, pinned
+from worker.model_hash import model_hash
 from worker.quantization import parse_quantization
 from worker.wire import MAX_TENSOR_BYTES
 
@@ -25,12 +26,14 @@ log = logging.getLogger("stageline.up")
 
 
 class Prepared(msgspec.Struct, frozen=True):
-    """`source` is what workers load; `snapshots` the directory of theirs, "" for none."""
+    """`source` is what workers load, and `model_hash` tells whether a directory still holds that; `snapshots` is the
+    directory of theirs, "" for none."""
 
     served: ServedModel
     checkpoint: Checkpoint
     cost: ModelCost
     source: str
+    model_hash: str
     snapshots: str
 
 
@@ -54,13 +57,15 @@ def prepare(settings: Settings) -> Prepared:
         )
     if checkpoint.mtp_tensors:
         log.info("%s: %d tensors for multi-token prediction are left out", name, checkpoint.mtp_tensors)
+    where = pinned(source, checkpoint)
     return Prepared(
         served=load_served_model(
             checkpoint.directory, name=name, spec=spec, context=context, answer_tokens=settings.answer_tokens
         ),
         checkpoint=checkpoint,
         cost=checkpoint_cost(checkpoint, quantize, name=name),
-        source=pinned(source, checkpoint),
+        source=where,
+        model_hash=model_hash(where) if os.path.isabs(where) else "",
         snapshots=_snapshots(settings, model_identity(source, checkpoint, settings.quantize)),
     )
 

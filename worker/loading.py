@@ -9,9 +9,10 @@ import mlx.core as mx
 from worker.bandwidth import memory_bandwidth
 from worker.capacity import memory_name, usable_bytes
 from worker.engine import Engine
-from worker.errors import ConfigError
+from worker.errors import CheckpointError, ConfigError
 from worker.footprint import footprint
 from worker.hub import fetch_stage
+from worker.model_hash import model_hash
 from worker.protocol import PROTOCOL_VERSION, Assign, Hello
 from worker.quantization import parse_quantization
 from worker.snapshot_files import SnapshotFiles
@@ -41,6 +42,11 @@ def load_stage_of(
     """
     first, end = assign.first, assign.end
     checkpoint = fetch_stage(assign.model, first, end)
+    if assign.model_hash and model_hash(assign.model) != assign.model_hash:
+        raise CheckpointError(
+            f"{checkpoint.directory}: another model than the one this cluster began with, its files were replaced: "
+            "start the cluster again"
+        )
     spec = checkpoint.spec
     is_last = end == len(spec.layers)
     weights = load_stage(

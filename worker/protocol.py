@@ -227,7 +227,8 @@ class Failed(Message, frozen=True, kw_only=True):
 
 
 class Assign(Message, frozen=True, kw_only=True):
-    """What this worker serves: layers [first, end) of the checkpoint in directory or hub id `model`.
+    """What this worker serves: layers [first, end) of the checkpoint in directory or hub id `model`, which has this
+    `model_hash` if it is a directory ("" if that does not matter).
 
     Snapshots are kept in the directory `snapshots` too, which belongs to this very model; none if that is empty. It may
     begin with "~".
@@ -240,6 +241,7 @@ class Assign(Message, frozen=True, kw_only=True):
     end: int
     quantize: str | None
     snapshots: str = ""
+    model_hash: str = ""
 
 
 class Listen(Message, frozen=True, kw_only=True):

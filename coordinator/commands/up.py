@@ -84,7 +84,7 @@ async def _here(settings: Settings, prepared: Prepared, listener: socket.socket)
 async def _there(settings: Settings, prepared: Prepared, listener: socket.socket, hostfile: Hostfile) -> None:
     """Serve with the stages on other hosts."""
 
-    digest = model_hash(prepared.source)
+    digest = prepared.model_hash or model_hash(prepared.source)
     async with gather(settings, hostfile, model=prepared.source, model_hash=digest) as fleet:
         found = places(
             prepared.cost,
@@ -108,6 +108,7 @@ def _cluster(
         pattern=prepared.checkpoint.spec.pattern,
         quantize=settings.quantize,
         snapshots=prepared.snapshots,
+        model_hash=prepared.model_hash,
         seats=seats,
     )
 

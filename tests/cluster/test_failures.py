@@ -4,8 +4,11 @@ import os
 import signal
 import time
 
+import mlx.core as mx
 import pytest
 
+from coordinator.demo import write_tokenizer
+from tests.checkpoints import BASE, make
 from tests.cluster.load import settled
 from tests.cluster.running import alive, events, running
 
@@ -103,3 +106,17 @@ def test_a_stopped_process_is_ended_and_started_again(tmp_path):
         cluster.wait_until_ready()
         assert not alive(victim)
         assert cluster.complete("hello", 4)
+
+
+def test_a_stage_does_not_come_back_with_another_model(tmp_path):
+    """Half of each would answer nonsense."""
+    served, other = tmp_path / "served", tmp_path / "other"
+    for number, directory in enumerate((served, other)):
+        directory.mkdir()
+        make(directory, BASE | {"vocab_size": 272, "eos_token_id": [256]}, dtype=mx.float32, seed=number)
+        write_tokenizer(directory)
+    with running(served, stages=2) as cluster:
+        os.replace(other / "model.safetensors", served / "model.safetensors")
+        os.kill(cluster.pids()[1], signal.SIGKILL)
+        assert cluster.process.wait(timeout=15) == 2
+        assert f"{served}: another model than the one this cluster began with" in cluster.log
