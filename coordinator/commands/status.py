@@ -7,6 +7,7 @@ import msgspec
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -14,6 +15,7 @@ from coordinator.client import Client
 from coordinator.commands import options
 from coordinator.size import size
 from coordinator.view import ClusterView
+from worker.errors import ClusterError
 
 INTERVAL_SECONDS = 1.0
 LINE_WIDTH = 160  # where there is no window to fit into
@@ -38,18 +40,26 @@ def status(watch: bool, as_json: bool, url: str, api_key: str | None) -> None:
             with Live(table(client.cluster()), console=console, auto_refresh=False) as live:
                 while True:
                     time.sleep(INTERVAL_SECONDS)
-                    live.update(table(client.cluster()), refresh=True)
+                    live.update(_now(client), refresh=True)
         else:
             console.print(table(client.cluster()))
             while watch:
                 time.sleep(INTERVAL_SECONDS)
-                console.print(table(client.cluster()))
+                console.print(_now(client))
+
+
+def _now(client: Client) -> RenderableType:
+    """The cluster, or why it cannot be shown: it may be back in a moment."""
+    try:
+        return table(client.cluster())
+    except ClusterError as error:
+        return Text(error.message, style="red")
 
 
 def table(view: ClusterView) -> RenderableType:
     """The cluster as a table, one row a stage, and below it why a stage is not ready; fits 80 columns on one host."""
     several_hosts = len({stage.host for stage in view.stages}) > 1
-    rows = Table(title=_title(view), title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False)
+    rows = Table(title=escape(_title(view)), title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False)
     rows.add_column("stage", justify="right", no_wrap=True)
     rows.add_column("layers", justify="right", no_wrap=True)
     rows.add_column("pattern", overflow="fold", min_width=7)
@@ -64,7 +74,7 @@ def table(view: ClusterView) -> RenderableType:
             str(stage.stage),
             f"{first}-{end - 1}",
             stage.pattern,
-            *([stage.host] if several_hosts else []),
+            *([escape(stage.host)] if several_hosts else []),
             stage.state,
             *map(_percent, (stage.busy, stage.wait, stage.transfer)),
             *map(_milliseconds, (stage.decode_p50, stage.decode_p95)),

@@ -248,6 +248,14 @@ def test_status_fits_a_narrow_terminal() -> None:
         assert cell in output.getvalue()
 
 
+def test_status_shows_names_as_they_are() -> None:
+    named = msgspec.structs.replace(view("ready", host="mac[/b]"), model="my[/b]model [v2]")
+    output = io.StringIO()
+    Console(file=output, width=120).print(table(named))
+    assert "my[/b]model [v2]" in output.getvalue()
+    assert "mac[/b]" in output.getvalue()
+
+
 def test_status_as_json_is_what_the_coordinator_said(capsys: pytest.CaptureFixture[str]) -> None:
     with serving({CLUSTER: as_view(view())}) as server:
         assert run(["status", "--json", "--url", server.url]) == 0
@@ -267,6 +275,19 @@ def test_status_watch_goes_on_until_ctrl_c(kind: str) -> None:
         process.send_signal(signal.SIGINT)
         _, err = process.communicate()
     assert (process.returncode, err.strip()) == (130, "")
+
+
+def test_status_watch_waits_for_a_coordinator_that_is_gone() -> None:
+    answers = [as_view(view("starting")), as_error("out of order", 500), as_view(view("ready"))]
+    with serving({CLUSTER: answers}) as server:
+        process = stageline(["status", "--watch", "--url", server.url], env={**os.environ, "PYTHONUNBUFFERED": "1"})
+        assert process.stdout is not None
+        seen = ""
+        while "ready" not in seen.partition("out of order")[2]:
+            seen += process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+    assert process.returncode == 130
 
 
 @pytest.mark.parametrize("value", ["nan", "inf"])
