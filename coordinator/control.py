@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import zmq
 
-from worker.agent.messages import FromAgent
+from worker.agent.messages import FromAgent, Leave
 from worker.errors import ProtocolError
 from worker.gate import Gate
 from worker.keyring import Keyring
@@ -103,21 +103,29 @@ class Control:
         if sender is None:
             raise ProtocolError("nobody of a cluster is called that")
         stage, name, session = sender.groups()
-        if self._gate is not None and not self._may(self._gate, name, frame):
+        if self._gate is not None and not self._may(self._gate, name, session, frame):
             return
         if stage is not None:
             self._receive(int(stage), session, decode(frame.buffer, FromWorker))
         elif self._hear is not None:
             self._hear(name, session, decode(frame.buffer, FromAgent))
 
-    def _may(self, gate: Gate, name: str | None, frame: zmq.Frame) -> bool:
+    def _may(self, gate: Gate, name: str | None, session: str, frame: zmq.Frame) -> bool:
         """Whether a message that claims to be of the agent `name`, or of a worker if that is None, comes from a host
-        that may say so: its connection's key is known, and it may have been revoked since it came in."""
+        that may say so: its connection's key is known, and it may have been revoked since it came in. An agent under
+        a wrong name is told: its connection stands, and it would wait for an answer for ever."""
         host = gate.host_of(str(frame.get("User-Id")))
         if host is not None and name in (None, host):
             return True
         why = f"it speaks for {name!r} with the key of {host}" if host else "its key was revoked"
         gate.refuse("control", str(frame.get("Peer-Address")), "wrong_name" if host else "unknown_key", why)
+        if host is not None and name is not None:
+            reason = (
+                f"the coordinator knows this host's key as that of {host}, not of {name}: start the agent with --name "
+                f"{host}, or with keys of its own: `stageline keys new` with another --keys here, then "
+                f"`stageline keys add {name} KEY` there"
+            )
+            self.tell(name, session, Leave(reason=reason))
         return False
 
     def _is_known(self, key: str) -> bool:

@@ -21,7 +21,7 @@ def describe(model: str, quantize: Quantization | None = None) -> Checkpoint:
     Of a hub id everything but the weights is fetched if there is an index; then names are checked here, shapes and
     dtypes by each stage, before it loads. Raises CheckpointError or ConfigError.
     """
-    if not (repository := _hub_id(model)):
+    if not (repository := hub_id(model)):
         checkpoint = Checkpoint(Path(os.path.expanduser(model)))
         checkpoint.check(quantize)
         return checkpoint
@@ -38,7 +38,7 @@ def describe(model: str, quantize: Quantization | None = None) -> Checkpoint:
 def pinned(model: str, checkpoint: Checkpoint) -> str:
     """What to tell the workers: the directory's absolute path, or the hub id with the commit that `describe` found, so
     that all stages load the same revision."""
-    if repository := _hub_id(model):
+    if repository := hub_id(model):
         return f"{repository[0]}@{checkpoint.directory.name}"
     return str(checkpoint.directory.resolve())
 
@@ -46,13 +46,13 @@ def pinned(model: str, checkpoint: Checkpoint) -> str:
 def fetch_stage(model: str, first: int, end: int) -> Checkpoint:
     """The checkpoint of `model` with the files that layers [first, end) need in place. Raises CheckpointError."""
     checkpoint = describe(model)
-    if repository := _hub_id(model):
+    if repository := hub_id(model):
         patterns = (*DESCRIPTION, *checkpoint.files_of(first, end))
         checkpoint = Checkpoint(_fetch(model, *repository, patterns=patterns))
     return checkpoint
 
 
-def _hub_id(model: str) -> tuple[str, str | None] | None:
+def hub_id(model: str) -> tuple[str, str | None] | None:
     """Repository and revision if `model` is a hub id and not a path."""
     match = HUB_ID.fullmatch(model)
     if match is None or os.path.exists(model) or model.startswith((".", "/", "~")):

@@ -159,13 +159,18 @@ class Keyring:
         if mode & OTHERS_WRITE:
             raise ConfigError(f"{self.directory}: other users can write there: `chmod 700 {self.directory}`")
 
+    def _make_directory(self) -> None:
+        """Before anything is written. Raises ConfigError for one that others can write in, OSError if it cannot be."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._check_directory()
+
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Nobody else changes the list meanwhile; two that do so at once wait for each other."""
         path = self.directory / "lock"
         with contextlib.ExitStack() as stack:
             try:
-                self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._make_directory()
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
                 stack.callback(os.close, descriptor)
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -183,16 +188,21 @@ class Keyring:
             raise ConfigError(f"{path}: cannot be read: {reason}") from error
 
     def _write(self, name: str, text: str) -> None:
-        """Replace a file as a whole: a reader sees the old one or the new one, and nobody else either."""
+        """Replace a file as a whole: a reader sees the old one or the new one, and nobody else either. What fails
+        leaves nothing behind."""
         path = self.directory / name
         new = path.with_name(f"{name}.{os.getpid()}")
         try:
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._make_directory()
             new.unlink(missing_ok=True)
             descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with open(descriptor, "w", encoding="ascii") as file:
-                file.write(text)
-            new.replace(path)
+            try:
+                with open(descriptor, "w", encoding="ascii") as file:
+                    file.write(text)
+                new.replace(path)
+            except BaseException:
+                new.unlink(missing_ok=True)
+                raise
         except OSError as error:
             raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
 

@@ -1,4 +1,7 @@
-"""Findings on a terminal."""
+"""Findings on a terminal.
+
+What comes from elsewhere is shown as a `Text`: in a plain string rich takes brackets for markup.
+"""
 
 from collections.abc import Sequence
 
@@ -29,13 +32,15 @@ def show(report: Report, console: Console) -> None:
 
 
 def _table(title: str, findings: Sequence[Finding]) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table = Table(
+        title=Text(title, "table.title"), title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0)
+    )
     table.add_column("", no_wrap=True)
     table.add_column("check", no_wrap=True)
     table.add_column("found", overflow="fold")
     for finding in findings:
         style = STYLES[finding.level]
-        table.add_row(Text(finding.level, style), finding.check, Text(finding.found))
+        table.add_row(Text(finding.level, style), Text(finding.check), Text(finding.found))
         if finding.fix:
             table.add_row("", "", Text(f"-> {finding.fix}", "bold" if finding.level != "ok" else "dim"))
     return table
@@ -54,9 +59,9 @@ def _matrix(trips: Sequence[Trip]) -> Table:
     names = list(dict.fromkeys(name for way in ways for name in way))
     table.add_column("from \\ to")
     for name in names:
-        table.add_column(name, justify="right")
+        table.add_column(Text(name), justify="right")
     for sender in names:
-        table.add_row(sender, *(_milliseconds(ways.get((sender, receiver))) for receiver in names))
+        table.add_row(Text(sender), *(_milliseconds(ways.get((sender, receiver))) for receiver in names))
     return table
 
 

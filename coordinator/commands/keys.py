@@ -85,9 +85,10 @@ def add(
         for done in asyncio.run(enrol(hostfile, keyring, python=python, keys=directory)):
             click.echo(f"{done} may take part")
     elif coordinator is not None:
+        own = keyring.public  # if it cannot be read, nothing is changed
         keyring.trust(coordinator)
-        click.echo(f"now, on the coordinator's host: stageline keys add NAME {shlex.quote(keyring.public)}", err=True)
-        click.echo(keyring.public)
+        click.echo(f"now, on the coordinator's host: stageline keys add NAME {shlex.quote(own)}", err=True)
+        click.echo(own)
 
 
 @keys.command("list")
@@ -111,6 +112,10 @@ def show(directory: str | None) -> None:
 @click.argument("name")
 @_directory
 def revoke(name: str, directory: str | None) -> None:
-    """Shut the host NAME out, also from a cluster that runs."""
+    """Shut the host NAME out.
+
+    New connections are refused at once. In a cluster that runs, nothing that the host says is heard any more: it counts
+    as lost after `heartbeat_timeout`.
+    """
     Keyring.at(directory).revoke(name)
     click.echo(f"{name} may not take part any more")

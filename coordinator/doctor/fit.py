@@ -16,16 +16,17 @@ from worker.checkpoint import Checkpoint
 from worker.checkup.check import Check
 from worker.checkup.wired_limit import RAISE, highest_mebibytes
 from worker.errors import UserError
-from worker.hub import describe, pinned
+from worker.hub import describe, hub_id, pinned
 from worker.model_hash import model_hash
 
-CORRECT = "correct its name, or fetch it first: `hf download {model}`"
+CORRECT = "name a directory with a model's config.json and weights, a hub id as owner/name, nano, super or ultra"
+FETCH = "correct its name, or fetch it first: `hf download {repository}`"
 SEE_PLAN = "`stageline plan {model}` says what would fit"
 CHECK = Check(
     "model",
     "MODEL can be found and described, its hash, and whether its weights and one sequence fit into the memory of these "
     "machines. Only with MODEL. Fails if not.",
-    (CORRECT, RAISE, SEE_PLAN),
+    (CORRECT, FETCH, RAISE, SEE_PLAN),
 )
 
 
@@ -62,10 +63,18 @@ def _weights(cost: ModelCost) -> int:
     return sum(piece.resident_bytes for piece in cost.all)
 
 
+def _correct(model: str) -> str:
+    """Only what can be a hub id can be fetched."""
+    if (named := hub_id(model)) is None:
+        return CORRECT
+    repository, revision = named
+    return FETCH.format(repository=f"{repository} --revision {revision}" if revision else repository)
+
+
 def fit(model: str, found: Found | UserError, machines: Sequence[Machine]) -> Finding:
     """`machines` are those of the cluster; each may run one stage."""
     if isinstance(found, UserError):
-        return CHECK.fail(found.message, CORRECT.format(model=model))
+        return CHECK.fail(found.message, _correct(model))
     cost = found.cost
     named = f"hash {found.hash[:16]}, " if found.hash else ""
     demand = Demand(context=min(TYPICAL_CONTEXT, cost.spec.context_length), sequences=1)

@@ -13,8 +13,8 @@ OTHER_PORT = "choose another one: `--{option}`, or end what holds it: `lsof -i :
 OTHER_HOST = "change --host or STAGELINE_HOST; where other machines shall come in, set STAGELINE_API_KEY"
 CHECK = Check(
     "ports",
-    "The HTTP port, and the agents' port if one is set, can be taken. Fails if another program holds one (a running "
-    "cluster of Stageline does not count), and if other machines could come in without an API key.",
+    "The HTTP port, and the agents' port if one is set, can be taken. Fails if another program holds one (on the "
+    "HTTP port a running cluster of Stageline does not count), and if other machines could come in without an API key.",
     (OTHER_PORT, OTHER_HOST),
 )
 

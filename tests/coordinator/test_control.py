@@ -7,7 +7,8 @@ import pytest
 import zmq
 
 from coordinator.control import Control
-from worker.agent.messages import Beat, ToAgent
+from tests.worker.agent import playing
+from worker.agent.messages import Beat, Leave, ToAgent
 from worker.gate import Gate
 from worker.keyring import Keyring
 from worker.protocol import Linked, Stop, ToWorker
@@ -142,6 +143,12 @@ def test_an_agent_speaks_for_its_own_name_alone(hosts, caplog):
         thief = Peer(endpoint, "agent-studio-1/thief", studio_2, coordinator)
         thief.send(Beat(number=1))
         await heard.until(lambda heard: heard.control.refused["wrong_name"])
+        told = await thief.receive(ToAgent)
+        assert isinstance(told, Leave)
+        assert (
+            "knows this host's key as that of studio-2, not of studio-1: start the agent with --name studio-2"
+            in told.reason
+        )
         true = Peer(endpoint, "agent-studio-1/true", studio_1, coordinator)
         worker = Peer(endpoint, "stage-0/one", studio_2, coordinator)
         true.send(Beat(number=2))
@@ -151,6 +158,29 @@ def test_an_agent_speaks_for_its_own_name_alone(hosts, caplog):
         assert "control: refused 127.0.0.1: it speaks for 'studio-1' with the key of studio-2" in caplog.messages
         for peer in (thief, true, worker):
             peer.close()
+        heard.control.close()
+
+    asyncio.run(main())
+
+
+def test_an_agent_with_the_key_of_another_host_says_so(hosts):
+    """Once, and not at every try; one that need not stay leaves."""
+
+    async def main():
+        coordinator, _, studio_2 = hosts
+        studio_2.trust(coordinator.public)
+        heard = Heard(coordinator)
+        endpoint = heard.control.bind(HERE)
+        words = (endpoint, "--keys", str(studio_2.directory))
+        with (
+            playing.agent(*words, "--stay", name="studio-1", insecure=False) as stays,
+            playing.agent(*words, name="studio-3", insecure=False) as leaves,
+        ):
+            said = "the coordinator knows this host's key as that of studio-2, not of"
+            assert await asyncio.to_thread(leaves.ends) == 0
+            assert f"leaving: {said} studio-3" in leaves.log
+            await heard.until(lambda heard: heard.control.refused["wrong_name"] > 3)  # one of them left
+            assert stays.log.count(said) == 1
         heard.control.close()
 
     asyncio.run(main())

@@ -73,6 +73,25 @@ def test_a_pair_is_not_replaced_by_chance(home, capsys):
     assert second != first
 
 
+def test_keys_that_cannot_be_used_are_not_replaced(home, capsys):
+    _, first, _ = keys(capsys, "new")
+    of(home).directory.chmod(0o777)
+    status, shown, error = keys(capsys, "new", "--replace")
+    assert (status, shown) == (2, "")
+    assert "other users can write there" in error
+    of(home).directory.chmod(0o700)
+    assert of(home).public == first.strip()
+
+
+def test_no_coordinator_is_trusted_where_own_keys_cannot_be_used(home, capsys):
+    _, own, _ = keys(capsys, "new")
+    (of(home).directory / "secret").chmod(0o644)
+    status, shown, error = keys(capsys, "add", "--coordinator", own.strip())
+    assert (status, shown) == (2, "")
+    assert "other users can read it" in error
+    assert not of(home).knows_coordinator
+
+
 def test_the_environment_names_the_directory(home, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("STAGELINE_KEYS", str(tmp_path / "elsewhere"))
     assert keys(capsys, "new")[0] == 0

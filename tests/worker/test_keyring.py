@@ -89,6 +89,33 @@ def test_a_directory_that_others_may_write_holds_no_keys(keyring, ask, mode):
         ask(keyring)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [Keyring.new, lambda keyring: keyring.trust(a_key()), lambda keyring: keyring.add("studio-1", a_key())],
+    ids=["new", "trust", "add"],
+)
+@pytest.mark.parametrize("made", [False, True], ids=["empty", "with keys"])
+def test_nothing_is_written_where_others_may_write(tmp_path, change, made):
+    keyring = Keyring(tmp_path / "keys")
+    if made:
+        keyring.new()
+    keyring.directory.mkdir(exist_ok=True)
+    keyring.directory.chmod(0o777)
+    before = {path.name: path.read_bytes() for path in keyring.directory.iterdir()}
+    with pytest.raises(ConfigError, match=f"other users can write there: `chmod 700 {keyring.directory}`"):
+        change(keyring)
+    assert {path.name: path.read_bytes() for path in keyring.directory.iterdir()} == before
+
+
+def test_a_secret_that_cannot_be_put_in_its_place_is_not_left_beside_it(tmp_path):
+    keyring = Keyring(tmp_path / "keys")
+    (keyring.directory / "secret").mkdir(parents=True)
+    keyring.directory.chmod(0o700)
+    with pytest.raises(ConfigError, match="secret: cannot be written: Is a directory"):
+        keyring.new()
+    assert [path.name for path in keyring.directory.iterdir()] == ["secret"]
+
+
 def test_hosts_that_are_let_in_at_the_same_time_are_all_let_in(keyring):
     names = [f"studio-{number}" for number in range(40)]
     keys = {name: a_key() for name in names}

@@ -119,7 +119,9 @@ class Agent:
             certain = outcome is Outcome.REFUSED or self._settings.keys is not None
             self._trouble(reason, loop.time(), for_good=certain)
         elif outcome is Outcome.LOST or self._settings.stay:
-            log.warning("%s; hailing anew", reason)
+            if reason != self._said:  # and not at every try
+                log.warning("%s; hailing anew", reason)
+                self._said = reason
             self._look_at = loop.time()
         elif not self._leave.done():
             self._leave.set_result(reason)

@@ -102,8 +102,8 @@ class Session:
 
     @property
     def is_up(self) -> bool:
-        """Whether there is a connection to the coordinator."""
-        return self._presence.connected
+        """Whether there is a connection to the coordinator that is still of use."""
+        return self._presence.connected and not self.ended.done()
 
     @property
     def surveyed(self) -> bool:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from coordinator.doctor.fit import Found, fit, look
+from coordinator.doctor.fit import CORRECT, Found, fit, look
 from coordinator.plan.chips import link, machines
 from worker.errors import CheckpointError
 
@@ -38,3 +38,12 @@ def test_a_model_that_is_not_there(model):
     finding = fit(model, found, MACS)
     assert finding.level == "fail"
     assert "no such directory" in finding.found
+    assert finding.fix == CORRECT
+
+
+def test_only_a_hub_id_is_to_be_fetched(tmp_path):
+    """And neither a directory without a model, nor what is no id at all."""
+    problem = CheckpointError("there is none")
+    assert fit(str(tmp_path), problem, MACS).fix == CORRECT
+    assert fit("owner/name", problem, MACS).fix.endswith("`hf download owner/name`")
+    assert fit("owner/name@main", problem, MACS).fix.endswith("`hf download owner/name --revision main`")

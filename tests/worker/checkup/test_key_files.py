@@ -3,6 +3,7 @@
 import pytest
 
 from worker.checkup.key_files import ANEW, EXCHANGE, NEW, key_files
+from worker.errors import ConfigError
 from worker.keyring import Keyring
 
 
@@ -46,11 +47,18 @@ def test_keys_of_another_host(keyring, tmp_path):
     assert f"coordinator {public}" in finding.found
 
 
-def test_a_directory_that_others_may_enter(keyring):
-    keyring.directory.chmod(0o755)
+@pytest.mark.parametrize(("mode", "level"), [(0o755, "warn"), (0o775, "fail")], ids=["755", "775"])
+def test_a_directory_fails_where_its_keys_are_refused(keyring, tmp_path, mode, level):
+    keyring.add("studio-1", another(tmp_path))
+    keyring.directory.chmod(mode)
     finding = key_files(keyring.directory)
-    assert (finding.level, finding.fix) == ("fail", f"chmod 700 {keyring.directory}")
-    assert "mode 755" in finding.found
+    assert (finding.level, finding.fix) == (level, f"chmod 700 {keyring.directory}")
+    assert f"mode {mode:o}" in finding.found
+    if level == "fail":
+        with pytest.raises(ConfigError, match="other users can write there"):
+            _ = keyring.public
+    else:
+        assert keyring.public in finding.found
 
 
 def test_a_secret_that_others_may_read(keyring):
