@@ -6,7 +6,15 @@ from starlette.responses import Response
 
 from coordinator.api.errors import RETRY_AFTER_SECONDS, json_response
 from coordinator.api.generation import Backend
-from coordinator.view import StageView
+from coordinator.view import StageState
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """A stage that is not ready. What else is known of it is in `/cluster`, which asks for the API key."""
+
+    stage: int
+    layers: tuple[int, int]
+    state: StageState
 
 
 class Readiness(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -14,7 +22,7 @@ class Readiness(msgspec.Struct, frozen=True, omit_defaults=True):
 
     status: str
     reason: str = ""
-    stages: tuple[StageView, ...] = ()
+    stages: tuple[Waiting, ...] = ()
 
 
 async def health(backend: Backend, request: Request) -> Response:
@@ -27,7 +35,8 @@ async def ready(backend: Backend, request: Request) -> Response:
     reason = backend.pipeline.problem()
     if reason is None:
         return json_response(msgspec.json.encode(Readiness("ready")))
-    waiting = tuple(stage for stage in backend.pipeline.view().stages if stage.state != "ready")
+    stages = backend.pipeline.view().stages
+    waiting = tuple(Waiting(stage.stage, stage.layers, stage.state) for stage in stages if stage.state != "ready")
     body = msgspec.json.encode(Readiness("not_ready", reason, waiting))
     return json_response(body, 503, {"retry-after": str(RETRY_AFTER_SECONDS)})
 
