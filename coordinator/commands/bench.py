@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import click
 import httpx
@@ -81,11 +82,14 @@ def decode(
         check_format(quantize)
         if layers != "all" and not (layers.isdecimal() and int(layers) > 0):
             raise ConfigError(f"--layers {layers}: give a number from 1 on, or all", param="layers")
+        _check_layers(preset, layers)
         source = f"{preset}, layers: {layers}, {quantize}"
         ways = _of_preset(["--preset", preset, "--quantize", quantize], layers, tokens)
     else:
         source = model or str(made_model("bench"))
         ways = _of_model(source, tokens)
+    if find_spec("mlx_lm") is None:
+        raise ConfigError("mlx-lm, which is measured too, is not installed here: `pip install mlx-lm==0.32.2`")
     measured: dict[str, list[Alone]] = {name: [] for name in ways}
     console = Console(stderr=True)
     for number in range(rounds):
@@ -101,6 +105,16 @@ def decode(
         print(json.dumps({"model": source, "tokens": tokens, "rows": [_plain(row, rows[0]) for row in rows]}))
     else:
         _show(rows)
+
+
+def _check_layers(preset: str, layers: str) -> None:
+    """mlx-lm runs no model without both a Mamba and an attention layer."""
+    pattern: str = shapes_of(preset)["config"]["hybrid_override_pattern"]
+    least = max(pattern.index(kind) for kind in "M*") + 1
+    if layers != "all" and int(layers) < least:
+        raise ConfigError(
+            f"--layers {layers}: mlx-lm needs an attention layer, the first {least} layers have one", param="layers"
+        )
 
 
 def _of_model(model: str, tokens: int) -> dict[str, Callable[[], Alone]]:

@@ -150,3 +150,8 @@ def test_what_the_server_calls_wrong_is_the_users_mistake(
     said_of = {f"no request was answered; {answer}: model 'nope'" for answer in answers}  # requests race
     err = capsys.readouterr().err
     assert any(words in err for words in said_of)
+
+
+def test_a_preset_cut_before_its_first_attention_layer_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", "decode", "--preset", "demo", "--layers", "5"]) == 2
+    assert "the first 6 layers have one" in capsys.readouterr().err
