@@ -12,11 +12,16 @@ KINDS = "ME*-"
 COLUMNS = ("stage", "machine", "layers", "kinds", "weights", "state", "of usable", "read/token", "ms", "of bandwidth")
 
 
+def printable(text: str) -> str:
+    """The text with a question mark for whatever would steer a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
 def show(plan: Plan, console: Console) -> None:
-    """The stages, one a row, and what they come to."""
+    """The stages, one a row, and what they come to, on a console that takes no markup."""
     model, demand = plan.model, plan.demand
     table = Table(
-        title=f"{model.name}, {model.precision}: {_large(model.parameters, 'B')} parameters, "
+        title=f"{printable(model.name)}, {model.precision}: {_large(model.parameters, 'B')} parameters, "
         f"{_large(model.parameters_read, 'B')} and {_large(plan.bytes_read_per_token, 'GB')} read per token",
         title_justify="left",
         box=SIMPLE_HEAD,
@@ -31,7 +36,7 @@ def show(plan: Plan, console: Console) -> None:
         nbytes = plan.stage_bytes(stage)
         table.add_row(
             str(number),
-            machine.name,
+            printable(machine.name),
             f"{stage.first}-{stage.end - 1}",
             " ".join(f"{kinds[kind]}{kind}" for kind in KINDS if kinds[kind]),
             size(weights),
@@ -43,7 +48,7 @@ def show(plan: Plan, console: Console) -> None:
         )
     console.print(table)
     for line in summary(plan):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def _large(number: float, billions: str) -> str:

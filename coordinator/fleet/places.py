@@ -40,7 +40,8 @@ def places(
     if lock is not None and lock.exists():
         found = read_lock(lock, cost, available, demand, stages=stages, objective=None)
     else:
-        best = plan(cost, available, demand, objective="throughput", stages=stages or len(available))
+        most = min(len(available), len(cost.layers))
+        best = plan(cost, available, demand, objective="throughput", stages=stages or most)
         if isinstance(best, Impossible):
             raise ConfigError(advice(best, available, ()), param="hosts")
         found = best

@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
+from coordinator.plan.asked import Asked
 from coordinator.plan.cost import ModelCost
 from coordinator.plan.machine import Machine
 from coordinator.plan.plan import Demand, Plan
-from coordinator.plan.planner import Impossible, plan
+from coordinator.plan.planner import Impossible
 from coordinator.size import size
 
 MOST_MACHINES = 32
@@ -16,11 +17,16 @@ LEAST_CONTEXT = 1024
 Alternatives = Iterable[tuple[str, Callable[[], ModelCost]]]  # what to pass to --quantize, and the model then
 
 
-def advice(impossible: Impossible, machines: Sequence[Machine], alternatives: Alternatives) -> str:
-    """The arithmetic, the stages that lack memory, then what helps."""
+def advice(
+    impossible: Impossible, machines: Sequence[Machine], alternatives: Alternatives, asked: Asked | None = None
+) -> str:
+    """The arithmetic, the stages that lack memory, then what helps: each way alone, everything else `asked` as it was.
+
+    Without `asked` it was exactly this demand and this number of stages.
+    """
     best = impossible.best
     lines = [reason(impossible)]
-    if ways := list(_ways(best, machines, alternatives)):
+    if ways := list(_ways(best.model, machines, asked or _as_it_is(best), alternatives)):
         lines.append("What fits: " + "; or ".join(ways) + ".")
     if any(_is_mac(stage.machine) for stage in best.stages):
         lines.append(
@@ -63,29 +69,48 @@ def _lacks(impossible: Impossible) -> Iterator[str]:
         )
 
 
-def _ways(best: Plan, machines: Sequence[Machine], alternatives: Alternatives) -> Iterator[str]:
+def _as_it_is(best: Plan) -> Asked:
+    demand = best.demand
+    return Asked(context=demand.context, batch=demand.batch, sequences=demand.sequences, stages=len(best.stages))
+
+
+def _ways(model: ModelCost, machines: Sequence[Machine], asked: Asked, alternatives: Alternatives) -> Iterator[str]:
     for option, make in alternatives:
-        if _fits(make(), machines, best.demand, len(best.stages)):
+        if asked.fits(make(), machines):
             yield f"fewer bits, --quantize {option}"
             break
-    context = best.demand.context // 2
+    context = asked.context // 2
     while context >= LEAST_CONTEXT:
-        demand = msgspec.structs.replace(best.demand, context=context)
-        if _fits(best.model, machines, demand, len(best.stages)):
+        if msgspec.structs.replace(asked, context=context).fits(model, machines):
             yield f"a shorter context, --context {context}"
             break
         context //= 2
-    alike = len({msgspec.structs.replace(machine, name="") for machine in machines}) == 1
-    if alike and not best.shares_machine:
-        for count in range(len(machines) + 1, min(MOST_MACHINES, len(best.model.layers)) + 1):
-            more = [msgspec.structs.replace(machines[0], name=f"#{number}") for number in range(count)]
-            if _fits(best.model, more, best.demand, count):
-                yield f"{count} such machines"
-                break
+    others = list(_other_stages(model, machines, asked, asked.stages)) if asked.stages else []
+    yield from others or _more_machines(model, machines, asked)
 
 
-def _fits(model: ModelCost, machines: Sequence[Machine], demand: Demand, stages: int) -> bool:
-    return isinstance(plan(model, machines, demand, objective="throughput", stages=stages), Plan)
+def _other_stages(model: ModelCost, machines: Sequence[Machine], asked: Asked, stages: int) -> Iterator[str]:
+    """More stages use more machines; fewer have fewer sequences, unless their number was given."""
+    shared = len({machine.name for machine in machines}) < len(machines)
+    more = range(stages + 1, min(len(machines), len(model.layers)) + 1)
+    for count in (*more, *range(stages - 1, 0, -1)):
+        on = machines[:count] if shared else machines
+        if isinstance(asked.on(model, on, count), Plan):
+            yield f"{_count(count, 'stage')}, --stages {count}"
+            break
+
+
+def _more_machines(model: ModelCost, machines: Sequence[Machine], asked: Asked) -> Iterator[str]:
+    """More of machines that are all alike, a stage on each."""
+    if len({msgspec.structs.replace(machine, name="") for machine in machines}) > 1:
+        return
+    named = len({machine.name for machine in machines})
+    for count in range(named + 1, min(MOST_MACHINES, len(model.layers)) + 1):
+        more = [msgspec.structs.replace(machines[0], name=f"#{number}") for number in range(count)]
+        # if fewer stages than machines were enough, fewer machines were
+        if isinstance(asked.on(model, more, count), Plan):
+            yield f"{count} such machines" + (f" with --stages {count}" if asked.stages else "")
+            break
 
 
 def _is_mac(machine: Machine) -> bool:

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import msgspec
 
 from coordinator.plan.cost import ModelCost
 from coordinator.plan.machine import Machine
 from coordinator.plan.plan import Demand, Plan, Stage
-from coordinator.plan.planner import need_bytes
+from coordinator.plan.planner import Objective, need_bytes
 from coordinator.size import size
 from worker.errors import ConfigError
 
@@ -30,7 +31,7 @@ class Lock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     precision: str
     pattern: str
     resident_bytes: int
-    objective: str
+    objective: Objective
     stages: tuple[LockedStage, ...]
 
 
@@ -42,7 +43,7 @@ def write_lock(path: Path, plan: Plan) -> None:
         precision=plan.model.precision,
         pattern=plan.pattern,
         resident_bytes=sum(map(plan.resident_bytes, plan.stages)),
-        objective=plan.objective,
+        objective=cast(Objective, plan.objective),
         stages=tuple(LockedStage(stage.machine.name, (stage.first, stage.end)) for stage in plan.stages),
     )
     try:
@@ -90,6 +91,11 @@ def read_lock(
 def locked_stages(path: Path) -> int:
     """How many stages the file has. Raises ConfigError if it is no lock file."""
     return len(_read(path).stages)
+
+
+def locked_objective(path: Path) -> Objective:
+    """What the file's plan is best for. Raises ConfigError if it is no lock file."""
+    return _read(path).objective
 
 
 def _read(path: Path) -> Lock:

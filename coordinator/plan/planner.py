@@ -7,14 +7,13 @@ from typing import Literal
 import msgspec
 
 from coordinator.plan.cost import ModelCost
-from coordinator.plan.machine import Machine, hop_seconds
+from coordinator.plan.kinds import MOST_SETS, TICKS, Kind, kinds_of, kinds_of_memory
+from coordinator.plan.machine import Link, Machine, hop_seconds
 from coordinator.plan.plan import TOKEN_BYTES, Demand, Plan, Stage
-from coordinator.plan.split import MAXIMUM, MOST_WAYS, SUM, Hops, Seat, Share, split, ways_of
+from coordinator.plan.split import MAXIMUM, SUM, Hops, Seat, Share, split
 from worker.errors import ConfigError
 
 Objective = Literal["throughput", "latency"]
-
-TICKS = 10**12  # a second in integer costs: exact sums, so that equal plans compare equal
 
 
 class Impossible(msgspec.Struct, frozen=True):
@@ -31,30 +30,36 @@ def plan(
 
     For `throughput` the slowest stage is as fast as possible, and among such plans the sum of stages and hops is least;
     for `latency` that sum alone counts. One machine named several times runs several stages in its one memory.
-    Raises ConfigError if there are more stages than layers or machines, or too many different machines.
+    The best of all, unless the machines differ in too many ways: see kinds.py for what is joined then.
+    Raises ConfigError if there are more stages than layers or machines, or if too many memories differ to tell
+    whether there is a plan.
     """
     _check(model, machines, stages)
-    groups = _grouped(machines)
     shared = len({machine.name for machine in machines}) < len(machines)
-    seats = [_seat(model, group, demand, links=_links(groups)) for group in groups]
-    if ways_of(seats) > MOST_WAYS:
+    if shared and (lack := need_bytes(model, demand, 0, len(model.layers)) - machines[0].usable) > 0:
+        closest = _closest(model, kinds_of_memory(model, machines, demand), demand, objective, stages, shared=True)
+        return Impossible(closest, (lack, *[0] * (stages - 1)))
+    kinds = kinds_of(model, machines, demand, stages)
+    shares = _shares(model, kinds, demand, objective, stages, shared=shared)
+    if shares is not None:
+        return _plan(model, kinds, shares, demand, objective)
+    by_memory = kinds_of_memory(model, machines, demand)
+    if any(kind.counts_too_little for kind in kinds):
+        shares = _shares(model, by_memory, demand, objective, stages, shared=shared)
+        if shares is not None:
+            return _plan(model, by_memory, shares, demand, objective)
+    closest = _closest(model, by_memory, demand, objective, stages, shared=False)
+    lacks = tuple(need_bytes(model, demand, each.first, each.end) - each.machine.usable for each in closest.stages)
+    if max(lacks) <= 0:
+        return closest
+    if any(kind.counts_too_little for kind in by_memory) and _fits_the_largest(closest, by_memory):
+        sizes = len({machine.usable for machine in machines})
         raise ConfigError(
-            f"{len(machines)} machines of {len(groups)} kinds are {ways_of(seats)} sets to choose from, the limit is "
-            f"{MOST_WAYS}; leave some out, or give machines that hardly differ equal figures",
+            f"{len(machines)} machines with {sizes} different memories are more than {MOST_SETS} sets to choose from, "
+            "and with those that differ least taken for equal no plan fits; leave some machines out",
             param="machines",
         )
-    if shared and seats[0].need[-1] > seats[0].room:
-        return _impossible(model, groups, seats, demand, objective, stages, shared=True)
-    hops = None if shared else _hops(model, groups, demand)
-    best = split(seats, stages, SUM, hops=hops) if objective == "latency" else None
-    if objective == "throughput" or len(groups) < len(machines):
-        slowest = split(seats, stages, MAXIMUM)
-        even = split(seats, stages, SUM, hops=hops, most=slowest[0]) if slowest else None
-        # among machines that are alike the sum is the same wherever the cuts are: then the even ones
-        best = even if best is None or (even is not None and even[0] == best[0]) else best
-    if best is None:
-        return _impossible(model, groups, seats, demand, objective, stages, shared=False)
-    return _plan(model, groups, best[1], demand, objective)
+    return Impossible(closest, lacks)
 
 
 def equal_stages(model: ModelCost, stages: int) -> tuple[tuple[int, int], ...]:
@@ -100,38 +105,44 @@ def _check(model: ModelCost, machines: Sequence[Machine], stages: int) -> None:
         raise ConfigError(f"machines of equal names beside others: {[machine.name for machine in machines]}")
 
 
-def _grouped(machines: Sequence[Machine]) -> list[list[Machine]]:
-    """Machines that differ in nothing but the name are one group."""
-    groups: dict[Machine, list[Machine]] = {}
-    for machine in machines:
-        groups.setdefault(msgspec.structs.replace(machine, name=""), []).append(machine)
-    return list(groups.values())
-
-
-def _links(groups: Sequence[Sequence[Machine]]) -> list[str]:
-    return list(dict.fromkeys(group[0].link.name for group in groups))
-
-
-def _seat(model: ModelCost, group: Sequence[Machine], demand: Demand, *, links: list[str]) -> Seat:
-    machine, end = group[0], len(model.layers)
-    needs = [need_bytes(model, demand, index, index + 1) for index in range(end)]
-    costs = [
-        sum(round(machine.decode_seconds(piece, demand.batch) * TICKS) for piece in model.pieces(index, index + 1))
-        for index in range(end)
+def _shares(
+    model: ModelCost, kinds: Sequence[Kind], demand: Demand, objective: Objective, stages: int, *, shared: bool
+) -> tuple[Share, ...] | None:
+    needs = _needs(model, demand)
+    links = _links(kinds)
+    seats = [
+        Seat(
+            count=len(kind.machines),
+            cost=[0, *accumulate(kind.seen.costs)],
+            need=needs,
+            room=needs[-1] if shared else kind.seen.room,
+            link=links.index(kind.seen.link),
+        )
+        for kind in kinds
     ]
-    return Seat(
-        count=len(group),
-        cost=[0, *accumulate(costs)],
-        need=[0, *accumulate(needs)],
-        room=machine.usable,
-        link=links.index(machine.link.name),
-    )
+    hops = None if shared else _hops(model, kinds, demand)
+    best = split(seats, stages, SUM, hops=hops) if objective == "latency" else None
+    if objective == "throughput" or any(seat.count > 1 for seat in seats):
+        slowest = split(seats, stages, MAXIMUM)
+        even = split(seats, stages, SUM, hops=hops, most=slowest[0]) if slowest else None
+        # among machines that are alike the sum is the same wherever the cuts are: then the even ones
+        best = even if best is None or (even is not None and even[0] == best[0]) else best
+    return best[1] if best is not None else None
 
 
-def _hops(model: ModelCost, groups: Sequence[Sequence[Machine]], demand: Demand) -> Hops:
+def _needs(model: ModelCost, demand: Demand) -> list[int]:
+    return [0, *accumulate(need_bytes(model, demand, index, index + 1) for index in range(len(model.layers)))]
+
+
+def _links(kinds: Sequence[Kind]) -> list[Link]:
+    return list(dict.fromkeys(kind.seen.link for kind in kinds))
+
+
+def _hops(model: ModelCost, kinds: Sequence[Kind], demand: Demand) -> Hops:
     """Ticks between machines on these links, in the order of `_links`."""
-    senders = {group[0].link.name: group[0] for group in groups}.values()
-    receivers = [msgspec.structs.replace(machine, name=f"not {machine.name}") for machine in senders]
+    machine = kinds[0].machines[0]
+    senders = [msgspec.structs.replace(machine, name="sender", link=link) for link in _links(kinds)]
+    receivers = [msgspec.structs.replace(sender, name="receiver") for sender in senders]
 
     def ticks(nbytes: int) -> list[list[int]]:
         return [[round(hop_seconds(a, b, nbytes) * TICKS) for b in receivers] for a in senders]
@@ -140,44 +151,30 @@ def _hops(model: ModelCost, groups: Sequence[Sequence[Machine]], demand: Demand)
 
 
 def _plan(
-    model: ModelCost,
-    groups: Sequence[Sequence[Machine]],
-    shares: Sequence[Share],
-    demand: Demand,
-    objective: Objective,
+    model: ModelCost, kinds: Sequence[Kind], shares: Sequence[Share], demand: Demand, objective: Objective
 ) -> Plan:
-    """The stages in order; each machine of a group is used once, unless all are the same one."""
-    left = [list(group) for group in groups]
+    """The stages in order; each machine of a kind is used once, unless all are the same one."""
+    left = [list(kind.machines) for kind in kinds]
     stages = tuple(Stage(machine=left[share.seat].pop(0), first=share.first, end=share.end) for share in shares)
     return Plan(model=model, demand=demand, objective=objective, stages=stages)
 
 
-def _impossible(
-    model: ModelCost,
-    groups: Sequence[Sequence[Machine]],
-    seats: Sequence[Seat],
-    demand: Demand,
-    objective: Objective,
-    stages: int,
-    *,
-    shared: bool,
-) -> Impossible:
-    lacking = [
-        Seat(
-            count=seat.count,
-            cost=seat.need,
-            need=seat.need,
-            room=seat.need[-1],
-            base=0 if shared else -seat.room,
-            link=seat.link,
-        )
-        for seat in seats
+def _closest(
+    model: ModelCost, kinds: Sequence[Kind], demand: Demand, objective: Objective, stages: int, *, shared: bool
+) -> Plan:
+    """The split whose worst stage lacks least memory, each kind having its largest one."""
+    needs = _needs(model, demand)
+    seats = [
+        Seat(len(kind.machines), cost=needs, need=needs, room=needs[-1], base=0 if shared else -kind.most_room)
+        for kind in kinds
     ]
-    best = split(lacking, stages, MAXIMUM)
+    best = split(seats, stages, MAXIMUM)
     assert best is not None
-    plan = _plan(model, groups, best[1], demand, objective)
-    if shared:
-        lack = seats[0].need[-1] - seats[0].room
-        return Impossible(plan, (lack, *[0] * (stages - 1)))
-    needs = (need_bytes(model, demand, stage.first, stage.end) for stage in plan.stages)
-    return Impossible(plan, tuple(need - stage.machine.usable for need, stage in zip(needs, plan.stages, strict=True)))
+    return _plan(model, kinds, best[1], demand, objective)
+
+
+def _fits_the_largest(plan: Plan, kinds: Sequence[Kind]) -> bool:
+    """Whether it would fit if every machine had the memory of its kind's largest: else nothing fits."""
+    rooms = {machine.name: kind.most_room for kind in kinds for machine in kind.machines}
+    needs = ((stage, need_bytes(plan.model, plan.demand, stage.first, stage.end)) for stage in plan.stages)
+    return all(need <= rooms[stage.machine.name] for stage, need in needs)

@@ -8,10 +8,8 @@ of placing exactly these layers on exactly these seats. Time: ways x seats x lay
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from math import prod
 from operator import add
 
-MOST_WAYS = 1024
 NEVER = 1 << 62  # costs are far below
 MAXIMUM: Callable[[int, int], int] = max
 SUM: Callable[[int, int], int] = add
@@ -48,11 +46,6 @@ class Share:
     seat: int
     first: int
     end: int
-
-
-def ways_of(seats: Sequence[Seat]) -> int:
-    """How many ways there are to use some of the seats."""
-    return prod(seat.count + 1 for seat in seats)
 
 
 def split(

@@ -1,10 +1,14 @@
+from itertools import permutations
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from coordinator.fleet.placement import machines
 from coordinator.fleet.places import places
 from coordinator.fleet.report import HostReport
+from coordinator.plan.plan import Demand, Plan
+from coordinator.plan.planner import plan
 from coordinator.plan.sources import model_cost
 from coordinator.seat import Seat
 from worker.agent.messages import Device, Hail, RoundTrip, Surveyed, Versions
@@ -54,6 +58,28 @@ def test_the_larger_host_gets_more_layers() -> None:
     assert {seat.key for seat in found.seats} == {"N", "S"}
 
 
+@pytest.mark.parametrize("order", list(permutations(range(3))), ids=str)
+def test_measured_links_are_told_apart(order: tuple[int, ...]) -> None:
+    trips = {"a": 0.0002, "b": 0.000202, "far": 0.1}
+    hosts = [report(name, mac(256), trips=(seconds,)) for name, seconds in trips.items()]
+    found = plan(
+        SUPER,
+        machines([hosts[number] for number in order]),
+        Demand(context=1024, sequences=1),
+        objective="latency",
+        stages=2,
+    )
+    assert isinstance(found, Plan)
+    assert {stage.machine.name for stage in found.stages} == {"a", "b"}
+
+
+def test_eleven_equal_hosts_are_placed_though_all_that_is_measured_differs() -> None:
+    hosts = [report(f"h{i}", mac(64, 5e11 + 7e8 * i), trips=(2e-4 + 2e-6 * i,)) for i in range(11)]
+    found = places(SUPER, hosts, stages=None, lock=None, keys={})
+    assert len({seat.host for seat in found.seats}) == 11
+    assert [layer for run in found.layers for layer in range(*run)] == list(range(88))
+
+
 def test_every_card_of_a_host_is_a_place_of_its_own() -> None:
     cards = [Device(chip="H200", memory_bytes=140 * GIB, card=number) for number in range(3)]
     found = places(SUPER, [report("south", *cards)], stages=None, lock=None, keys=KEYS)
@@ -79,3 +105,9 @@ def test_a_lock_keeps_the_split_when_figures_change(tmp_path: Path) -> None:
     assert places(SUPER, slower, stages=None, lock=lock, keys=KEYS) == first
     with pytest.raises(ConfigError, match="delete the file"):
         places(SUPER, [report("north", mac(256)), report("west", mac(256))], stages=None, lock=lock, keys=KEYS)
+
+
+def test_hosts_beyond_the_number_of_layers_stay_without_a_stage() -> None:
+    short = msgspec.structs.replace(SUPER, layers=SUPER.layers[:2])
+    found = places(short, [report(name, mac(192)) for name in ("a", "b", "c")], stages=None, lock=None, keys={})
+    assert found.layers == ((0, 1), (1, 2))

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from coordinator.cli import run
+from tests.checkpoints import make
 
 TWO = ("--machine", "2 x M3 Ultra 256")
 STAGE_KEYS = {
@@ -113,6 +114,7 @@ def test_an_impossible_plan_is_explained(capsys):
         (["super", *TWO, "--batch", "4", "--sequences", "2"], "less than --batch 4"),
         (["super", *TWO, "--stages", "3"], "3 stages for 2 machines"),
         (["super", "--stages", "89"], "--stages 1 to 88"),
+        (["nano", "--simulate", "--prompt-tokens", "900", "--context", "1000"], "1028 tokens, longer than the context"),
         (["super", "--quantize", "9:9"], "expected BITS:GROUP"),
         (["nowhere"], "no such directory"),
     ],
@@ -161,6 +163,7 @@ def test_a_lock_that_does_not_fit_is_refused(capsys, tmp_path, arguments, proble
         ("88", "87", "layers"),
         ("46", "47,46", "not a lock file"),
         ('"objective"', '"aim"', "not a lock file"),
+        ('"throughput"', '"beauty"', "Invalid enum value 'beauty'"),
     ],
 )
 def test_a_lock_that_was_edited_badly_is_refused(capsys, tmp_path, before, after, problem):
@@ -172,3 +175,97 @@ def test_a_lock_that_was_edited_badly_is_refused(capsys, tmp_path, before, after
 
 def test_a_lock_that_cannot_be_written_is_refused(capsys, tmp_path):
     assert "cannot be written" in refused(capsys, "super", *TWO, "--lock", str(tmp_path / "none" / "plan.lock"))
+
+
+@pytest.mark.parametrize("objective", ["throughput", "latency"])
+@pytest.mark.parametrize("machine", [(), ("--machine", "M3 Ultra 512")], ids=["this machine", "named"])
+def test_a_lock_says_how_many_stages_one_machine_runs(capsys, tmp_path, objective, machine):
+    model, lock = str(make(tmp_path / "model")), tmp_path / "plan.lock"
+    first = planned(capsys, model, *machine, "--stages", "3", "--objective", objective, "--lock", str(lock))
+    again = planned(capsys, model, *machine, "--lock", str(lock))
+    assert [stage["layers"] for stage in again["stages"]] == [stage["layers"] for stage in first["stages"]]
+    assert (len(again["stages"]), again["sequences"]) == (3, first["sequences"])
+    assert again["objective"] == objective
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "most"),
+    [
+        ("--stages", 10**20, 1024),
+        ("--sequences", 10**12, 10**6),
+        ("--prompt-tokens", 10**11, 2**20),
+        ("--answer-tokens", 10**8, 8192),
+    ],
+)
+def test_absurd_numbers_are_refused(capsys, option, value, most):
+    assert run(["plan", "nano", "--simulate", option, str(value)]) == 2
+    assert f"'{option}': {value} is not in the range 1<=x<={most}" in capsys.readouterr().err
+
+
+def test_the_largest_numbers_are_planned(capsys):
+    assert "state for 1000000 sequences of 262144 positions" in refused(
+        capsys, "ultra", *TWO, "--sequences", "1000000", "--context", "262144"
+    )
+
+
+@pytest.mark.parametrize("objective", ["throughput", "latency"])
+def test_more_machines_than_layers(capsys, objective):
+    plan = planned(capsys, "nano", "--machine", "60 x M3 Ultra 512", "--objective", objective)
+    assert len(plan["stages"]) == {"throughput": 52, "latency": 1}[objective]
+    assert plan["sequences"] == len(plan["stages"])
+
+
+def shown(capsys, *arguments):
+    assert run(["plan", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("order", [(512, 96), (96, 512)])
+def test_one_machine_alone_is_told_whatever_the_order(capsys, order):
+    said = shown(capsys, "super", *(each for gib in order for each in ("--machine", f"M3 Ultra {gib}")))
+    assert f"one user is served faster by M3 Ultra 512 #{order.index(512) + 1} alone" in said
+    assert "all users together" not in said
+
+
+def test_one_machine_alone_is_told_for_throughput(capsys):
+    two = ("nano", "--machine", "2 x H200", "--link", "wifi")
+    alone = planned(capsys, "nano", "--machine", "H200")["predicted_tokens_per_second_full"]
+    together = planned(capsys, *two)["predicted_tokens_per_second_full"]
+    line = "all users together are served faster by H200 140.4 #1 alone, which holds the whole model: "
+    assert f"{line}{alone:.1f} tok/s against {together:.1f}" in shown(capsys, *two)
+
+
+def machines_file(tmp_path, *lines):
+    path = tmp_path / "machines.toml"
+    path.write_text("\n".join(["[[machine]]", "chip = 'M3 Ultra'", "memory_gib = 512", *lines]))
+    return "--machines", str(path)
+
+
+@pytest.mark.parametrize("name", ["studio [/lab]", "studio [lab]", "[red]", "a :smile:", "back\\"])
+def test_names_are_shown_as_they_are(capsys, tmp_path, name):
+    said = shown(capsys, "nano", *machines_file(tmp_path, f"name = {json.dumps(name)}"), "--explain")
+    assert f" {name} " in said  # in the table
+    assert f"stage 0 on {name}:" in said
+
+
+def test_a_models_name_is_shown_as_it_is(capsys, tmp_path):
+    directory = tmp_path / "Nano-[v2]\x1b[31m"
+    said = shown(capsys, str(make(directory)), *TWO, "--explain")
+    assert said.count("Nano-[v2]?[31m") == 2
+    assert "\x1b" not in said
+
+
+@pytest.mark.parametrize("name", ["\x1b[31mred", "first\nsecond", "\u202eback"])
+def test_names_that_would_steer_a_terminal_are_refused(capsys, tmp_path, name):
+    said = refused(capsys, "nano", *machines_file(tmp_path, f"name = {json.dumps(name)}"))
+    assert f"machine 1: its name {name!a} has characters that cannot be printed" in said
+
+
+@pytest.mark.parametrize(
+    "figure",
+    ["layer_us = 1e12", "compute_tflops = 1e-300", "read = 1e-300\nbandwidth_gbs = 1e-300", "latency_us = 1e300"],
+)
+def test_figures_that_cannot_be_are_refused(capsys, tmp_path, figure):
+    said = refused(capsys, "nano", *machines_file(tmp_path, "name = 'studio'", figure))
+    assert "machine 1, studio: a token would take" in said
+    assert figure.split()[0] in said

@@ -10,7 +10,7 @@ from coordinator.plan.advice import advice
 from coordinator.plan.chips import link, machines
 from coordinator.plan.machine import Link, hop_seconds
 from coordinator.plan.plan import Demand, Plan, Stage
-from coordinator.plan.planner import Impossible, equal_stages, need_bytes, plan
+from coordinator.plan.planner import Impossible, Objective, equal_stages, need_bytes, plan
 from coordinator.plan.sources import model_cost, preset_cost
 from tests.coordinator.plan.made import LINK, made_machine
 from worker.errors import ConfigError
@@ -19,9 +19,17 @@ from worker.quantization import parse_quantization
 DEMO = preset_cost("demo", parse_quantization("8:32"))  # 14 layers
 ONE = Demand(context=1024, sequences=2)
 WIFI = Link("slow", 0.01, 1e8)
+LINKS = (
+    LINK,
+    WIFI,
+    Link("made", 0.0004, 1e9),
+    Link("made", 0.05, 1e9),
+    Link("made", 0.0003, 1e7),
+    Link("same", 0.0003, 1e9),
+)
 
 
-def planned(model, found_on, stages=None, objective="throughput", demand=ONE):
+def planned(model, found_on, stages=None, objective: Objective = "throughput", demand=ONE):
     found = plan(model, found_on, demand, objective=objective, stages=stages or len(found_on))
     assert isinstance(found, Plan)
     return found
@@ -44,14 +52,14 @@ MACHINES = st.lists(
         st.integers(1, 12).map(lambda share: share * 1_500_000),  # the demo model takes some 11 MB
         st.sampled_from([2e11, 5e11, 1e12]),
         st.sampled_from([0.0, 2e-5]),
-        st.sampled_from([LINK, WIFI]),
+        st.sampled_from(LINKS),
     ),
     min_size=1,
     max_size=3,
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(MACHINES, st.sampled_from(["throughput", "latency"]), st.data())
 def test_equal_to_brute_force(figures, objective, data):
     on = [
@@ -132,6 +140,13 @@ def test_latency_avoids_the_slow_link_and_the_slow_machine():
     assert planned(DEMO, on, 1, "latency").stages[0].machine.name in ("a", "b")
 
 
+@pytest.mark.parametrize("order", list(permutations(range(3))), ids=str)
+def test_links_of_one_name_are_told_apart(order):
+    on = [made_machine(name, link=Link("made", us / 1e6, 1e9)) for name, us in (("a", 100), ("b", 101), ("far", 50000))]
+    found = planned(DEMO, [on[number] for number in order], 2, "latency")
+    assert {stage.machine.name for stage in found.stages} == {"a", "b"}
+
+
 def test_hops_are_those_of_the_slower_link():
     a, b = made_machine("a"), made_machine("b", link=WIFI)
     assert hop_seconds(a, b, 10**6) == hop_seconds(b, a, 10**6) == 0.01 + 0.01
@@ -186,12 +201,6 @@ def test_more_stages_than_layers_is_the_users_mistake(stages):
 def test_more_stages_than_machines_is_the_users_mistake():
     with pytest.raises(ConfigError, match="3 stages for 2 machines"):
         plan(DEMO, (made_machine("a"), made_machine("b")), ONE, objective="throughput", stages=3)
-
-
-def test_too_many_different_machines_are_refused():
-    on = tuple(made_machine(f"m{number}", read=1e11 + number) for number in range(11))
-    with pytest.raises(ConfigError, match="11 machines of 11 kinds are 2048 sets"):
-        plan(DEMO, on, ONE, objective="throughput", stages=11)
 
 
 @pytest.mark.parametrize("stages", [1, 2, 3, 14])
