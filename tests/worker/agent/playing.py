@@ -157,7 +157,11 @@ def runtime_of(pid: int) -> Path:
 
 def environment_of(pid: int) -> dict[str, str]:
     """What this process was given when it was started; Linux."""
-    entries = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    deadline = time.monotonic() + PATIENCE
+    # empty for a moment: exec lets the parent go on before it has set it up
+    while not (found := Path(f"/proc/{pid}/environ").read_bytes()):
+        assert time.monotonic() < deadline
+    entries = found.decode().split("\0")
     return dict(entry.split("=", 1) for entry in entries if entry)
 
 
