@@ -29,8 +29,8 @@ from coordinator.plan.forecast import forecast
 from coordinator.plan.lock import locked_objective, locked_stages, read_lock, write_lock
 from coordinator.plan.machine import Machine
 from coordinator.plan.machine_file import read_machines
-from coordinator.plan.plan import TYPICAL_CONTEXT, Demand, Plan
-from coordinator.plan.planner import Impossible, Objective
+from coordinator.plan.plan import TYPICAL_CONTEXT, Demand, Objective, Plan
+from coordinator.plan.planner import Impossible
 from coordinator.plan.planner import plan as best_plan
 from coordinator.plan.sources import PRESETS, UNPACKED, model_cost
 from coordinator.plan.this_machine import this_machine

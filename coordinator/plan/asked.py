@@ -6,8 +6,8 @@ import msgspec
 
 from coordinator.plan.cost import ModelCost
 from coordinator.plan.machine import Machine
-from coordinator.plan.plan import Demand, Plan
-from coordinator.plan.planner import Impossible, Objective, plan
+from coordinator.plan.plan import Demand, Objective, Plan
+from coordinator.plan.planner import Impossible, plan
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 import msgspec
 
 from coordinator.plan.cost import ModelCost
 from coordinator.plan.machine import Machine
-from coordinator.plan.plan import Demand, Plan, Stage
-from coordinator.plan.planner import Objective, need_bytes
+from coordinator.plan.plan import Demand, Objective, Plan, Stage
+from coordinator.plan.planner import need_bytes
 from coordinator.size import size
 from worker.errors import ConfigError
 
@@ -43,7 +42,7 @@ def write_lock(path: Path, plan: Plan) -> None:
         precision=plan.model.precision,
         pattern=plan.pattern,
         resident_bytes=sum(map(plan.resident_bytes, plan.stages)),
-        objective=cast(Objective, plan.objective),
+        objective=plan.objective,
         stages=tuple(LockedStage(stage.machine.name, (stage.first, stage.end)) for stage in plan.stages),
     )
     try:

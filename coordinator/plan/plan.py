@@ -1,6 +1,7 @@
 """A plan: machines in order, the layers of each, and what follows from that. Pure."""
 
 from collections import Counter
+from typing import Literal
 
 import msgspec
 
@@ -9,6 +10,8 @@ from coordinator.plan.machine import Machine, hop_seconds, transfer_seconds
 
 TYPICAL_CONTEXT = 32768  # positions, where nobody says
 TOKEN_BYTES = 64  # of a message with a few tokens, back to the first stage
+
+Objective = Literal["throughput", "latency"]
 
 
 class Demand(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,7 +35,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     model: ModelCost
     demand: Demand
-    objective: str
+    objective: Objective
     stages: tuple[Stage, ...]
 
     @property

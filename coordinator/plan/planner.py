@@ -2,18 +2,15 @@
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Literal
 
 import msgspec
 
 from coordinator.plan.cost import ModelCost
 from coordinator.plan.kinds import MOST_SETS, TICKS, Kind, kinds_of, kinds_of_memory
 from coordinator.plan.machine import Link, Machine, hop_seconds
-from coordinator.plan.plan import TOKEN_BYTES, Demand, Plan, Stage
+from coordinator.plan.plan import TOKEN_BYTES, Demand, Objective, Plan, Stage
 from coordinator.plan.split import MAXIMUM, SUM, Hops, Seat, Share, split
 from worker.errors import ConfigError
-
-Objective = Literal["throughput", "latency"]
 
 
 class Impossible(msgspec.Struct, frozen=True):

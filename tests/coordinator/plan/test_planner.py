@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from coordinator.plan.advice import advice
 from coordinator.plan.chips import link, machines
 from coordinator.plan.machine import Link, hop_seconds
-from coordinator.plan.plan import Demand, Plan, Stage
-from coordinator.plan.planner import Impossible, Objective, equal_stages, need_bytes, plan
+from coordinator.plan.plan import Demand, Objective, Plan, Stage
+from coordinator.plan.planner import Impossible, equal_stages, need_bytes, plan
 from coordinator.plan.sources import model_cost, preset_cost
 from tests.coordinator.plan.made import LINK, made_machine
 from worker.errors import ConfigError
