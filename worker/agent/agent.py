@@ -10,7 +10,7 @@ import zmq
 from worker.agent.address import own_address
 from worker.agent.background import in_background
 from worker.agent.lock import Lock
-from worker.agent.refusal import unreachable
+from worker.agent.refusal import refusal, unreachable
 from worker.agent.runtime import Runtime
 from worker.agent.session import Outcome, Session
 from worker.agent.settings import AgentSettings
@@ -113,10 +113,9 @@ class Agent:
             await session.close()
         if not session.ended.done():
             return
-        outcome, reason = session.ended.result()
-        if outcome in (Outcome.REFUSED, Outcome.HUNG_UP):
-            # who shows a key and is hung up on expected another one of the coordinator
-            certain = outcome is Outcome.REFUSED or self._settings.keys is not None
+        outcome, reason, event = session.ended.result()
+        if event is not None:
+            reason, certain = await refusal(event, self._settings)
             self._trouble(reason, loop.time(), for_good=certain)
         elif outcome is Outcome.LOST or self._settings.stay:
             if reason != self._said:  # and not at every try

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 from worker.addresses import EHOSTUNREACH_MACOS, family_of
+from worker.agent.greeting import CURVE, NULL, mechanism
 from worker.agent.link import Event
 from worker.agent.settings import AgentSettings
 from worker.errors import ConfigError
@@ -22,24 +23,26 @@ REASONS = {
 }
 
 
-def refusal(event: Event, settings: AgentSettings) -> str:
-    """What a failed handshake means, in one line."""
+async def refusal(event: Event, settings: AgentSettings) -> tuple[str, bool]:
+    """What a failed handshake means, in one line, and whether trying again is in vain; asks the coordinator's socket
+    if `event` does not say."""
     where, keys = settings.coordinator, settings.keys
-    if event is Event.MISMATCH:
-        if keys is None:
-            return f"the coordinator at {where} asks for keys: give --keys instead of --insecure"
-        return f"the coordinator at {where} uses no keys: start it with keys, or this agent with --insecure"
-    if event is Event.HUNG_UP and keys is not None:
-        return (
-            f"the coordinator at {where} hangs up: its key is not the one in {keys}/coordinator, or it uses no "
-            "keys; `stageline keys list` there shows it, `stageline keys add --coordinator KEY` here takes it"
-        )
+    asked = await mechanism(settings.endpoint) if event is Event.HUNG_UP else None
     if event is Event.UNKNOWN_KEY and keys is not None:
         return (
             f"the coordinator at {where} does not know this host's key: run there "
             f"`stageline keys add {settings.name} {shlex.quote(_public(keys))}`"
-        )
-    return f"what listens at {where} is no coordinator of Stageline: correct --coordinator"
+        ), True
+    if keys is None and (event is Event.MISMATCH or asked == CURVE):
+        return f"the coordinator at {where} asks for keys: give --keys instead of --insecure", True
+    if keys is not None and (event is Event.MISMATCH or asked == NULL):
+        return f"the coordinator at {where} uses no keys: start it with keys, or this agent with --insecure", True
+    if keys is not None and asked == CURVE:
+        return (
+            f"the coordinator at {where} hangs up: its key is not the one in {keys}/coordinator; "
+            "`stageline keys list` there shows it, `stageline keys add --coordinator KEY` here takes it"
+        ), True
+    return f"what listens at {where} is no coordinator of Stageline: correct --coordinator", False
 
 
 async def unreachable(settings: AgentSettings) -> str:

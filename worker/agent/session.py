@@ -18,7 +18,6 @@ from worker.agent.echo import Echo
 from worker.agent.link import Event, Link
 from worker.agent.messages import Beat, Device, End, Hail, Idle, Kill, Leave, Start, Survey, Surveyed
 from worker.agent.presence import TICK_SECONDS, Due, Presence
-from worker.agent.refusal import refusal
 from worker.agent.runtime import Runtime
 from worker.agent.settings import AgentSettings
 from worker.agent.survey import survey
@@ -40,14 +39,14 @@ class Outcome(Enum):
     LEAVE = auto()  # the coordinator sends the agent away
     LOST = auto()  # the coordinator is gone
     REFUSED = auto()  # the handshake fails
-    HUNG_UP = auto()  # again and again, without a reason
 
 
 class Ending(NamedTuple):
-    """How and why."""
+    """How and why; of a session that was refused, by what event."""
 
     outcome: Outcome
-    reason: str
+    reason: str = ""
+    event: Event | None = None
 
 
 class Session:
@@ -149,7 +148,7 @@ class Session:
             case Start() | Kill() | End():
                 self._orders.put_nowait(message)
             case Leave(reason=reason):
-                self._end(Outcome.LEAVE, reason)
+                self._end(Ending(Outcome.LEAVE, reason))
             case _:  # a beat that came back
                 pass
 
@@ -166,23 +165,21 @@ class Session:
             # once surveyed, the beats tell whether it comes back in time. Until then a new name is better: under the
             # old one nobody is heard as long as the coordinator holds the dead connection
             if self._presence.connected and not self._presence.surveyed:
-                self._end(Outcome.LOST, "the connection was lost")
+                self._end(Ending(Outcome.LOST, "the connection was lost"))
             self._presence.connected = False
         else:
             self._hung_up += event is Event.HUNG_UP
-            if event is not Event.HUNG_UP:
-                self._end(Outcome.REFUSED, refusal(event, self._settings))
-            elif self._hung_up >= HUNG_UP_TIMES:  # the next session reads the keys again
-                self._end(Outcome.HUNG_UP, refusal(event, self._settings))
+            if event is not Event.HUNG_UP or self._hung_up >= HUNG_UP_TIMES:  # the next session reads the keys again
+                self._end(Ending(Outcome.REFUSED, event=event))
 
     def _stopped(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("internal failure", exc_info=error)
-            self._end(Outcome.LOST, f"internal failure: {error!r}")
+            self._end(Ending(Outcome.LOST, f"internal failure: {error!r}"))
 
-    def _end(self, outcome: Outcome, reason: str) -> None:
+    def _end(self, ending: Ending) -> None:
         if not self.ended.done():
-            self.ended.set_result(Ending(outcome, reason))
+            self.ended.set_result(ending)
 
     # --- what goes on ---
 
@@ -195,7 +192,8 @@ class Session:
                     self._beats += 1
                     self._say(Beat(number=self._beats, refused=dict(self._gate.counts) if self._gate else {}))
                 case Due.LOST:
-                    self._end(Outcome.LOST, f"nothing was heard of the coordinator for {self._presence.silence:g} s")
+                    silence = self._presence.silence
+                    self._end(Ending(Outcome.LOST, f"nothing was heard of the coordinator for {silence:g} s"))
                 case Due.NOTHING:
                     pass
             await asyncio.sleep(TICK_SECONDS)

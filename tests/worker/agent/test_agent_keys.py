@@ -110,15 +110,14 @@ def test_an_unknown_key_is_told_and_let_in_once_it_is_known(keyring: NewKeyring,
 @pytest.mark.parametrize(
     ("with_keys", "server_has_keys", "said"),
     [
-        (True, True, ["hangs up: its key is not the one in"]),
-        (False, True, ["asks for keys: give --keys instead of --insecure"]),
-        # it hangs up before or after it says what it speaks
-        (True, False, ["uses no keys: start it with keys, or this agent with --insecure", "or it uses no keys"]),
+        (True, True, "hangs up: its key is not the one in"),
+        (False, True, "asks for keys: give --keys instead of --insecure"),
+        (True, False, "uses no keys: start it with keys, or this agent with --insecure"),
     ],
     ids=["wrong key of the coordinator", "no keys here", "no keys there"],
 )
 def test_a_handshake_that_fails_is_explained(
-    keyring: NewKeyring, stack: ExitStack, with_keys: bool, server_has_keys: bool, said: list[str]
+    keyring: NewKeyring, stack: ExitStack, with_keys: bool, server_has_keys: bool, said: str
 ) -> None:
     ours, keys = keyring("coordinator"), keyring("here")
     ours.add("here", keys.public)
@@ -128,7 +127,7 @@ def test_a_handshake_that_fails_is_explained(
     agent = stack.enter_context(playing.agent(coordinator.endpoint, *words, insecure=not with_keys))
     assert agent.ends() == 2  # at once: waiting would not help
     assert f"stageline: error: the coordinator at {coordinator.endpoint} " in agent.log
-    assert any(words in agent.log for words in said), agent.log
+    assert said in agent.log
 
 
 def test_a_service_waits_for_better_keys(keyring: NewKeyring, stack: ExitStack) -> None:
