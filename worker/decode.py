@@ -1,8 +1,6 @@
 """Decode steps of a stage: its layers through the fused kernels where they have a fused form, else as `worker.blocks`.
 
-Runs of fused Mamba and expert layers become one compiled function each on a GPU: MLX then hands their launches over
-without Python in between. Every fused layer, and the head, is compared with its plain form once, on this machine,
-before it is used.
+Every fused layer, and the head, is compared with its plain form once, on this machine, before it is used.
 
 Shapes: T rows of a step, D hidden size.
 """
@@ -19,6 +17,7 @@ from kernels import backend
 from worker.blocks import Block
 from worker.fused import Fused, FusedAttention, FusedHead, FusedMamba
 from worker.state import StageState, Step
+from worker.stretch import Run
 
 log = logging.getLogger("stageline.kernels")
 
@@ -57,10 +56,23 @@ class DecodePath:
         self.fallbacks: Counter[str] = Counter()
         self._layers = list(layers)
         self._most_rows = min((form.most_rows for form in forms), default=0)
-        self._parts = [_Run(list(run)) if fused else list(run) for fused, run in groupby(layers, _is_compilable)]
+        self._parts = [
+            Run([layer.fused for layer in run if not isinstance(layer.fused, str)]) if fused else list(run)
+            for fused, run in groupby(layers, lambda layer: not isinstance(layer.fused, str))
+        ]
+        if self.fused_layers:
+            self._prepare(new_state)
         if usable:
             for reason, count in Counter(self.reasons.values()).items():
                 log.warning("%d layers run without fused kernels: %s", count, reason)
+
+    def _prepare(self, new_state: Callable[[], StageState]) -> None:
+        """One step of one sequence, so that nobody waits for its kernels to be compiled (on CUDA 1 to 2 s each)."""
+        state = new_state()
+        state.open(0)
+        x_TD = _check_rows(self._layers[0].norm_D, seed=0)[:1]
+        mx.eval(self(x_TD, state.begin([(0, 1)])), *state.pending())
+        self.fallbacks.clear()
 
     def takes(self, step: Step, rows: int) -> bool:
         """Whether every row is a single position of its sequence, and they are few enough for the kernels."""
@@ -86,16 +98,13 @@ class DecodePath:
         if probe is not None:
             return self._probed(x_TD, step, probe)
         for part in self._parts:
-            if isinstance(part, _Run):
+            if isinstance(part, Run):
                 x_TD = part(x_TD, step)
                 continue
             for layer in part:
-                if isinstance(layer.fused, FusedAttention):
-                    x_TD = layer.fused(x_TD, step)
-                else:
-                    assert isinstance(layer.fused, str)
-                    self.fallbacks[layer.fused] += 1
-                    x_TD = layer.plain(x_TD, step, self._eps)
+                assert isinstance(layer.fused, str)
+                self.fallbacks[layer.fused] += 1
+                x_TD = layer.plain(x_TD, step, self._eps)
         return x_TD
 
     def _probed(self, x_TD: mx.array, step: Step, probe: Callable[[int | None, mx.array], None]) -> mx.array:
@@ -110,46 +119,6 @@ class DecodePath:
                     x_TD = form(x_TD)
             probe(place, x_TD)
         return x_TD
-
-
-class _Run:
-    """Fused Mamba and expert layers in a row. The states of the former go in and come out as arrays."""
-
-    def __init__(self, layers: Sequence[Layer]) -> None:
-        self._forms = [layer.fused for layer in layers if not isinstance(layer.fused, str)]
-        self._slots = [form.slot for form in self._forms if isinstance(form, FusedMamba)]
-        # the host dialect runs while the graph is built and cannot be traced
-        traceable = backend.current().dialect in ("cuda", "metal")
-        self._forward = mx.compile(self._layers) if traceable else self._layers
-
-    def __call__(self, x_TD: mx.array, step: Step) -> mx.array:
-        pack = step.batch
-        if pack is None:
-            return self._forward(x_TD)[0]
-        tails, states = ([arrays[slot] for slot in self._slots] for arrays in (pack.tails, pack.states))
-        x_TD, *after = self._forward(x_TD, *tails, *states)
-        for slot, tail, state in zip(self._slots, after[: len(tails)], after[len(tails) :], strict=True):
-            pack.tails[slot], pack.states[slot] = tail, state
-        return x_TD
-
-    def _layers(self, x_TD: mx.array, *held: mx.array) -> list[mx.array]:
-        count = len(self._slots)
-        tails, states = iter(held[:count]), iter(held[count:])
-        new_tails: list[mx.array] = []
-        new_states: list[mx.array] = []
-        for form in self._forms:
-            if isinstance(form, FusedMamba):
-                x_TD, tail, state = form.advance(x_TD, next(tails), next(states))
-                new_tails.append(tail)
-                new_states.append(state)
-            else:
-                assert not isinstance(form, FusedAttention)
-                x_TD = form(x_TD)
-        return [x_TD, *new_tails, *new_states]
-
-
-def _is_compilable(layer: Layer) -> bool:
-    return not isinstance(layer.fused, str | FusedAttention)
 
 
 def _with_states(
@@ -173,6 +142,7 @@ def checked_head(head: FusedHead | None, plain: Callable[[mx.array], mx.array]) 
     try:
         plain_TV = plain(x_TD).astype(mx.float32)
         middle = _middle_error(head(x_TD), plain_TV, plain_TV)
+        mx.eval(head(x_TD[:1]))  # compiled before somebody waits for it
     except (RuntimeError, ValueError) as error:
         log.warning("the head runs without its fused kernel, which fails here: %s", error)
         return None

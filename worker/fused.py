@@ -1,6 +1,7 @@
 """Decode through the fused kernels: a layer's norm, mixer and residual sum in a few launches.
 
-What a kernel does not take stays with `worker.blocks`; `fuse` says why. Shapes: T rows of a step, D hidden size.
+What a kernel does not take stays with `worker.blocks`; `fuse` says why. Shapes: T rows of a step, D hidden size, I
+attention's inner size.
 """
 
 from dataclasses import dataclass
@@ -62,7 +63,8 @@ class FusedMoE:
 
 @dataclass(frozen=True, slots=True)
 class FusedAttention:
-    """Attention: q, k and v in one launch, MLX's own attention, the output projection with the residual."""
+    """Attention: q, k and v in one launch (`enter`), MLX's own attention, the output projection with the residual
+    (`leave`)."""
 
     gain: Gain
     inward: tuple[Matrix, Matrix, Matrix]
@@ -76,8 +78,15 @@ class FusedAttention:
 
     def __call__(self, x_TD: mx.array, step: Step) -> mx.array:
         """[T, D] to [T, D], residual included; appends to the sequences' keys and values."""
-        projected = project(x_TD, [Output(matrix) for matrix in self.inward], self.gain)
-        return combine([(self.block.attend(projected, step), self.outward)], [x_TD])
+        return self.leave(self.block.attend(self.enter(x_TD), step), x_TD)
+
+    def enter(self, x_TD: mx.array) -> list[mx.array]:
+        """Queries, keys and values of the normed rows."""
+        return project(x_TD, [Output(matrix) for matrix in self.inward], self.gain)
+
+    def leave(self, attended_TI: mx.array, x_TD: mx.array) -> mx.array:
+        """The output projection, plus x."""
+        return combine([(attended_TI, self.outward)], [x_TD])
 
 
 Fused = FusedMamba | FusedMoE | FusedAttention

@@ -91,6 +91,14 @@ def test_a_sequence_alone_equals_itself_in_a_batch() -> None:
     assert mx.array_equal(alone[:, 0], together[:, 1])
 
 
+def test_what_one_sequence_needs_is_compiled_when_a_stage_is_there() -> None:
+    stage = fused_stage(reference("M*E-", mx.bfloat16, 8, hidden_size=96))
+    compiled = host._library.cache_info().currsize
+    logits(stage, "host", PROMPTS[:1], [tokens[:1] for tokens in FORCED])
+    assert host._library.cache_info().currsize == compiled
+    assert stage.fallbacks.total() == len(FORCED)  # of the plain layer, and not of what made ready
+
+
 @pytest.mark.parametrize(
     ("pattern", "dtype", "bits", "changes", "layer", "why"),
     [
