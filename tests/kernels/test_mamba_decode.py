@@ -4,7 +4,6 @@ import mlx.core as mx
 import pytest
 
 from kernels.mamba.decode import MambaWeights, Mixer, StepCut, mamba_decode, mamba_step, why_not
-from kernels.mamba.whole import Grid, mamba_whole
 from tests.kernels import layers
 from tests.kernels.layers import Maker, error, wide
 
@@ -91,21 +90,6 @@ def test_state_is_the_same_in_every_cut(step: tuple, cut: StepCut) -> None:
     want, got = (mamba_step(projected, tail, state, layer, mixer, cut=c) for c in (None, cut))
     assert mx.array_equal(got[3], want[3])
     assert mx.array_equal(got[0], want[0])
-
-
-@pytest.mark.parametrize(("bits", "group"), [(8, 32), (4, 64), (16, 32)])
-def test_one_launch_equals_three(dialect: str, bits: int, group: int) -> None:
-    """Bit for bit. A grid that stays needs a device."""
-    if dialect != "cuda":
-        pytest.skip("threadgroups run one after another here, or nothing tells how many are resident")
-    mixer, make = Mixer(64, 64, 128, 2, 4), Maker(7)  # as many rows as a simdgroup each: no teams
-    layer, x, (tail, state) = make.mamba(512, mixer, bits, group), make.normal(1, 512), start(make, 1, mixer)
-    counter = mx.array([0] * 8, dtype=mx.uint32)
-    for _ in range(3):
-        want = mamba_decode(x, tail, state, layer, mixer)
-        got = mamba_whole(x, tail, state, layer, mixer, counter, Grid(groups=64))
-        assert all(mx.array_equal(a, b) for a, b in zip(got, want, strict=True))
-        x, tail, state = got
 
 
 def test_layers_left_to_the_reference() -> None:

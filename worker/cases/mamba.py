@@ -7,9 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import mlx.core as mx
 
-from kernels import backend, mamba
+from kernels import mamba
 from kernels.mamba.decode import mamba_step
-from kernels.mamba.whole import mamba_whole
 from kernels.matvec.launch import Output, Squares, combine, project
 from worker.blocks import Weights, matrix_in
 from worker.cases.case import Case, Normed, at, copies_of, fresh_step, product_case, random_rows, state_bytes
@@ -65,21 +64,3 @@ def mamba_cases(
         lambda turn, x: x + matrix_in(at(weights, turn), "out_proj")(gated),
         lambda turn, x: combine([(gated, at(forms, turn).layer.out_proj)], [x], Squares(sums, eps)),
     )
-    if batch == 1 and backend.current().dialect == "cuda":
-        counter = mx.array([0] * 8, dtype=mx.uint32)
-
-        def whole(turn: int, x: mx.array) -> mx.array:
-            pack, form = at(packs, turn), at(forms, turn)
-            tail, state = pack.tails[0], pack.states[0]
-            y, pack.tails[0], pack.states[0] = mamba_whole(x, tail, state, form.layer, form.mixer, counter)
-            return y
-
-        def three(turn: int, x: mx.array) -> mx.array:
-            pack, form = at(packs, turn), at(forms, turn)
-            y, pack.tails[0], pack.states[0] = form.advance(x, pack.tails[0], pack.states[0])
-            return y
-
-        nbytes = sum(matrix_in(weights[0], name).nbytes for name in ("in_proj", "out_proj"))
-        # beside it for once the three launches, where the others have MLX's own operations
-        nbytes += state_bytes(layer, batch)
-        yield Case("Mamba layer, one launch", f"{x_SD.shape[1]} wide", nbytes, x_SD, three, whole)
