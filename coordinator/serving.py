@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import socket
 import sys
 import time
@@ -12,29 +11,25 @@ from collections.abc import AsyncGenerator, Generator
 
 import uvicorn
 from rich.console import Console
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from coordinator.api.app import create_app
 from coordinator.cluster import Cluster
+from coordinator.connection import Connection
 from coordinator.limits import limits_of
 from coordinator.observer import Observer
 from coordinator.pipeline import Pipeline
 from coordinator.progress import loading_progress
 from coordinator.served import ServedModel
 from coordinator.settings import Settings
+from coordinator.signals import heard_signals
 from coordinator.site import Site
 from coordinator.trace import Anchor
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 FINISH_SECONDS = 1
 MAX_CONNECTIONS = 1000
 
 log = logging.getLogger("stageline.up")
-
-
-def heard_signals() -> list[signal.Signals]:
-    """The signals to stop at: all but those that were ignored on entry, as SIGHUP is under nohup."""
-    return [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
 
 
 async def serve(settings: Settings, model: ServedModel, cluster: Cluster, site: Site, listener: socket.socket) -> None:
@@ -49,7 +44,7 @@ async def serve(settings: Settings, model: ServedModel, cluster: Cluster, site: 
         api_key=settings.api_key,
         local_only=settings.api_key is None and not settings.insecure,
     )
-    async with _http(app, listener), pipeline:
+    async with served_over(listener, app), pipeline:
         address = listener.getsockname()
         host = f"[{address[0]}]" if ":" in address[0] else address[0]
         ready = asyncio.ensure_future(_until_ready(pipeline))
@@ -107,11 +102,12 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def _http(app: Starlette, listener: socket.socket) -> AsyncGenerator[None]:
-    """Serve `app` on the socket while the context lasts."""
+async def served_over(listener: socket.socket, app: ASGIApp) -> AsyncGenerator[None]:
+    """Serves `app` on the listening socket, over HTTP, while the context lasts."""
     server = _Server(
         uvicorn.Config(
             app,
+            http=Connection,
             log_config=None,  # its lines go to our log
             log_level="warning",
             lifespan="off",

@@ -42,6 +42,25 @@ def worker_demo(pid):
     return None
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_while_its_own_modules_are_imported(number):
+    process = subprocess.Popen(
+        [sys.executable, "-X", "importtime", *COMMAND[1:], "up", "--port", "0"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert any(line.split()[-1] == "asyncio" for line in process.stderr)  # the first of many
+        process.send_signal(number)
+        process.communicate(timeout=10)
+        assert process.returncode == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL], ids=lambda number: number.name)
 def test_while_the_demo_model_is_made(number, tmp_path):
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}

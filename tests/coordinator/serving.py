@@ -10,13 +10,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
-import uvicorn
 from starlette.types import ASGIApp
 
 from coordinator.api.app import create_app
 from coordinator.listener import listen
 from coordinator.prompt import PromptCodec
 from coordinator.served import ServedModel
+from coordinator.serving import served_over
 from tests.fakes.pipeline import FakePipeline
 from tests.tokenizer_files import CHAT_TEMPLATE, EOS, byte_level, save
 from worker.protocol import Sampling
@@ -66,17 +66,8 @@ def post(pipeline: FakePipeline, path: str, body: dict[str, Any], **options: Any
 async def server(app: ASGIApp) -> AsyncIterator[str]:
     """The address of a real server on loopback, in this event loop."""
     with listen("127.0.0.1", 0) as listener:
-        config = uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
-        running = uvicorn.Server(config)
-        task = asyncio.create_task(running.serve(sockets=[listener]))
-        try:
-            async with asyncio.timeout(5):
-                while not running.started:  # noqa: ASYNC110 - uvicorn has no event for it
-                    await asyncio.sleep(0.005)
+        async with served_over(listener, app):
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            running.should_exit = True
-            await task
 
 
 async def until(condition: Callable[[], Any]) -> None:
