@@ -30,8 +30,9 @@ from coordinator.observer import Observer
 from coordinator.served import ServedModel
 from worker.errors import StagelineError
 
-# prompts that are made at the same time
+# prompts that are made at the same time; those of long bodies wait for each other, so that no other one waits for them
 PROMPT_THREADS = 4
+LONG_PROMPT_THREADS = 1
 
 
 def create_app(
@@ -43,7 +44,7 @@ def create_app(
     There are no CORS headers, and `local_only` refuses other names than loopback's in Host and Origin: no web page may
     use this server from a browser, not even one that makes its own name point here (DNS rebinding).
     """
-    backend = Backend(model, pipeline, observer, Threads(PROMPT_THREADS))
+    backend = Backend(model, pipeline, observer, Threads(PROMPT_THREADS), Threads(LONG_PROMPT_THREADS))
     observer.registry.register(ClusterCollector(pipeline.view, observer))
 
     def route(path: str, endpoint: Callable[..., Awaitable[Any]], method: str = "GET") -> Route:

@@ -35,7 +35,7 @@ async def chat_completions(backend: Backend, request: Request) -> ASGIApp:
     body = await read_body(request, ChatBody)
     check_model(backend.model, body.model)
     _check(body)
-    prompt, marks = await backend.threads.run(partial(_encode, backend.model, body))
+    prompt, marks = await backend.threads_for(request).run(partial(_encode, backend.model, body))
     limit = body.max_completion_tokens or body.max_tokens
     job = make_job(
         backend.model,

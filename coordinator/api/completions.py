@@ -27,7 +27,7 @@ async def completions(backend: Backend, request: Request) -> ASGIApp:
     """Continues a text, in one piece or as a stream."""
     body = await read_body(request, CompletionBody)
     check_model(backend.model, body.model)
-    prompt = await backend.threads.run(partial(_encode, backend.model, body))
+    prompt = await backend.threads_for(request).run(partial(_encode, backend.model, body))
     limit = body.max_tokens or min(DEFAULT_MAX_TOKENS, max(backend.model.context - len(prompt), 1))
     job = make_job(
         backend.model, body, prompt, limit, field="prompt", prefix="cmpl", request_id=request.state.request_id

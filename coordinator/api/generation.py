@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import msgspec
+from starlette.requests import Request
 
 from coordinator.answer import Delta, TokenSource, answer
 from coordinator.api.job import Job
@@ -17,6 +18,8 @@ from coordinator.view import Reason
 from worker.errors import CancelledRequestError, StagelineError
 from worker.protocol import FinishReason
 
+LONG_BODY_BYTES = 1 << 20  # a shorter one becomes a prompt in about a second at most
+
 
 class Backend(msgspec.Struct, frozen=True):
     """What the routes stand on."""
@@ -25,6 +28,12 @@ class Backend(msgspec.Struct, frozen=True):
     pipeline: TokenSource
     observer: Observer
     threads: Threads
+    long_threads: Threads
+
+    def threads_for(self, request: Request) -> Threads:
+        """Where the prompt of this request's body is made; a body that does not say its length may be a long one."""
+        declared = request.headers.get("content-length", "")
+        return self.threads if declared.isdecimal() and int(declared) <= LONG_BODY_BYTES else self.long_threads
 
 
 class Answer(msgspec.Struct, frozen=True):

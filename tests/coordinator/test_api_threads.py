@@ -1,12 +1,21 @@
 import asyncio
+import json
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from typing import Any
 
+import httpx
 import pytest
 
+from coordinator.api import generation
 from coordinator.api.threads import Threads
+from coordinator.prompt import PromptCodec
+from tests.coordinator.serving import app
+from tests.fakes.pipeline import FakePipeline, spell
 
 
 def test_result_and_failure_come_back() -> None:
@@ -39,6 +48,36 @@ def test_no_more_than_the_limit_at_a_time_even_if_a_caller_leaves() -> None:
         assert len(started) == 3
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("declared", [True, False], ids=["length", "no length"])
+def test_long_prompts_do_not_hold_up_others(monkeypatch: pytest.MonkeyPatch, declared: bool) -> None:
+    monkeypatch.setattr(generation, "LONG_BODY_BYTES", 60)
+    go_on, encode = threading.Event(), PromptCodec.encode_marked
+
+    def slowly(self: PromptCodec, text: str, places: Sequence[int], **options: bool) -> Any:
+        assert len(text) < 50 or go_on.wait(5)
+        return encode(self, text, places, **options)
+
+    monkeypatch.setattr(PromptCodec, "encode_marked", slowly)
+    long = json.dumps({"prompt": "x" * 50, "max_tokens": 1}).encode()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield long
+
+    async def scenario() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(app(FakePipeline(spell("a"))))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            post = partial(client.post, "/v1/completions")
+            waiting = [asyncio.create_task(post(content=long if declared else pieces())) for _ in range(8)]
+            await asyncio.sleep(0.02)
+            async with asyncio.timeout(3):
+                short = await post(json={"prompt": "x"})
+            assert not any(task.done() for task in waiting)
+            go_on.set()
+            return [short, *await asyncio.gather(*waiting)]
+
+    assert {response.status_code for response in asyncio.run(scenario())} == {200}
 
 
 def test_work_that_does_not_end_does_not_keep_the_process() -> None:
