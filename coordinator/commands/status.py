@@ -32,10 +32,10 @@ def status(watch: bool, as_json: bool, url: str, api_key: str | None) -> None:
         console.width = max(console.width, LINE_WIDTH)
     with Client(url, api_key) as client:
         if as_json:
-            _print_json(client.cluster())
+            click.echo(msgspec.json.encode(client.cluster()))
             while watch:
                 time.sleep(INTERVAL_SECONDS)
-                _print_json(client.cluster())
+                click.echo(_json_now(client))
         elif watch and console.is_terminal:
             with Live(table(client.cluster()), console=console, auto_refresh=False) as live:
                 while True:
@@ -54,6 +54,14 @@ def _now(client: Client) -> RenderableType:
         return table(client.cluster())
     except ClusterError as error:
         return Text(error.message, style="red")
+
+
+def _json_now(client: Client) -> bytes:
+    """The same as JSON; a cluster that cannot be shown has its own state, and no stages."""
+    try:
+        return msgspec.json.encode(client.cluster())
+    except ClusterError as error:
+        return msgspec.json.encode({"state": "unreachable", "reason": error.message, "stages": []})
 
 
 def table(view: ClusterView) -> RenderableType:
@@ -98,7 +106,3 @@ def _percent(share: float | None) -> str:
 
 def _milliseconds(seconds: float) -> str:
     return f"{seconds * 1e3:.2f}" if seconds else "-"
-
-
-def _print_json(view: ClusterView) -> None:
-    click.echo(msgspec.json.encode(view).decode())

@@ -277,10 +277,12 @@ def test_status_watch_goes_on_until_ctrl_c(kind: str) -> None:
     assert (process.returncode, err.strip()) == (130, "")
 
 
-def test_status_watch_waits_for_a_coordinator_that_is_gone() -> None:
+@pytest.mark.parametrize("kind", ["json", "table"])
+def test_status_watch_waits_for_a_coordinator_that_is_gone(kind: str) -> None:
     answers = [as_view(view("starting")), as_error("out of order", 500), as_view(view("ready"))]
+    arguments = ["status", "--watch", *(["--json"] if kind == "json" else [])]
     with serving({CLUSTER: answers}) as server:
-        process = stageline(["status", "--watch", "--url", server.url], env={**os.environ, "PYTHONUNBUFFERED": "1"})
+        process = stageline([*arguments, "--url", server.url], env={**os.environ, "PYTHONUNBUFFERED": "1"})
         assert process.stdout is not None
         seen = ""
         while "ready" not in seen.partition("out of order")[2]:
@@ -288,6 +290,9 @@ def test_status_watch_waits_for_a_coordinator_that_is_gone() -> None:
         process.send_signal(signal.SIGINT)
         process.communicate()
     assert process.returncode == 130
+    if kind == "json":
+        gone = msgspec.json.decode(seen.splitlines()[1])
+        assert gone == {"state": "unreachable", "reason": "out of order", "stages": []}
 
 
 @pytest.mark.parametrize("value", ["nan", "inf"])
