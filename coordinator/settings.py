@@ -7,6 +7,7 @@ from msgspec import Meta
 
 Text = Annotated[str, Meta(min_length=1)]
 Count = Annotated[int, Meta(ge=1)]
+Context = Annotated[int, Meta(ge=2)]  # a token of the prompt and one of the answer
 Natural = Annotated[int, Meta(ge=0)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
@@ -45,7 +46,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ),
     ] = None
     context: Annotated[
-        Count | None,
+        Context | None,
         Meta(description="longest sequence in tokens, prompt and answer; none is the model's own", examples=[32768]),
     ] = None
     answer_tokens: Annotated[

@@ -64,7 +64,7 @@ LINE_WIDTH = 140  # where there is no window to fit into
 @click.option("--link", help=f"Between --machine: {', '.join(chips.links())}.  [default: {LINK}]")
 @click.option("--quantize", metavar="TEXT", help="BITS:GROUP, mxfp4, nvfp4, mxfp8 or none.  [preset: 8:32]")
 @click.option("--objective", type=click.Choice(["throughput", "latency"]), help="[default: throughput]")
-@click.option("--context", type=click.IntRange(1), help=f"Positions of each sequence.  [default: {TYPICAL_CONTEXT}]")
+@click.option("--context", type=click.IntRange(2), help=f"Positions of each sequence.  [default: {TYPICAL_CONTEXT}]")
 @click.option(
     "--sequences",
     type=click.IntRange(1, MOST_SEQUENCES),

@@ -12,6 +12,8 @@ from coordinator.plan.machine import MOST_MACHINES, Link, Machine
 from worker.errors import ConfigError
 
 GIB = 2**30
+SHARES = ("usable", "read")
+LARGEST = 1e9  # of any figure in its unit: a typing error lies beyond
 COUNT = re.compile(r"(\d+)\s*x\s+", re.I)
 MEMORY = re.compile(r"\s*(?:\s(\d+(?:\.\d+)?)\s*(?:gi?b)?)?", re.I)
 
@@ -69,8 +71,9 @@ def machine(name: str, chip: str, known: Figures, *, where: str, link: Link, sta
     for key, value in msgspec.structs.asdict(known).items():
         if value is None:
             raise ConfigError(f"{where}: {key} of {chip} is not known; known chips: {', '.join(chips())}")
-        if not (0 < value < float("inf")) or (key in ("usable", "read") and value > 1):
-            raise ConfigError(f"{where}: {key} is {value:g}, expected a positive number, at most 1 for a share")
+        most = 1.0 if key in SHARES else LARGEST
+        if not 0 < value <= most:
+            raise ConfigError(f"{where}: {key} is {value:g}, expected a positive number, at most {most:g}")
     memory = int(_number(known.memory_gib) * GIB)
     bandwidth = _number(known.bandwidth_gbs) * 1e9
     return Machine(

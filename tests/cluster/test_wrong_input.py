@@ -75,6 +75,7 @@ WRONG = [
     (["--stages", "two"], "--stages"),
     (["--port", "70000"], "--port"),
     (["--context", "100000"], "8192 tokens"),
+    (["--context", "1"], "`int` >= 2"),
     (["--host", "0.0.0.0"], "--insecure"),
     (["--host", "no.such.host.invalid"], "no.such.host.invalid: no such name"),
     (["--host", "a..b"], "a..b: no such name"),

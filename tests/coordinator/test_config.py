@@ -44,7 +44,7 @@ def test_environment_is_text_that_is_converted() -> None:
         ("zzz = 3", r"cluster\.toml: unknown key zzz; known keys: model, .*restart_delay_limit"),
         ("port = '8000'", r"cluster\.toml: port '8000': Expected `int`, got `str` \(port to serve"),
         ("port = 65536", r"cluster\.toml: port 65536: Expected `int` <= 65535"),
-        ("context = 0", r"cluster\.toml: context 0: Expected `int` >= 1"),
+        ("context = 1", r"cluster\.toml: context 1: Expected `int` >= 2"),
         ("heartbeat_timeout = nan", r"cluster\.toml: heartbeat_timeout nan: Expected `float`"),
         ("port =", r"cluster\.toml is not TOML: "),
         ("[port]\nnumber = 1", r"cluster\.toml: port .*Expected `int`"),

@@ -111,13 +111,14 @@ def test_a_file_overrides_the_table(tmp_path):
         ("[[machine]]\nname = 'a'\nchip = 'new'", "chip 'new' is unknown, so give all of memory_gib"),
         ("[[machine]]\nname = 'a'\nchip = 'H200'\nspeed = 1", "unknown field `speed`"),
         ("[[machine]]\nname = 'a'\nchip = 'H200'\nusable = 1.5", "usable is 1.5, expected .*at most 1"),
+        ("[[machine]]\nname = 'a'\nchip = 'H200'\nmemory_gib = 1e300", r"memory_gib is 1e\+300, .*at most 1e\+09"),
         ("[[machine]]\nname = 'a'\nchip = 'H200'\nlink = 'rope'", "link 'rope': known are"),
         ("[[machine]]\nname = 'a'\nchip = 'H200'\nlatency_us = 0", "latency_us is 0, expected a positive number"),
         ("[[machine]]\nname = 'a'\nchip = 'H200'\n[[machine]]\nname = 'a'\nchip = 'H200'", "different names"),
         ("machine = []", "expected 1 to 64 machines"),
         ("machine = [", "not TOML"),
     ],
-    ids=["no chip", "unknown chip", "unknown key", "share", "link", "latency", "names", "none", "syntax"],
+    ids=["no chip", "unknown chip", "unknown key", "share", "memory", "link", "latency", "names", "none", "syntax"],
 )
 def test_a_wrong_file_is_refused_with_its_name(tmp_path, text, problem):
     path = write(tmp_path, text)

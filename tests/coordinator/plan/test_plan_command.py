@@ -111,6 +111,7 @@ def test_an_impossible_plan_is_explained(capsys):
         (["super", *TWO, "--link", "rope"], "link 'rope'"),
         (["super", "--link", "wifi"], "--link is about --machine"),
         (["super", *TWO, "--context", "300000"], "at most 262144 tokens"),
+        (["nano", "--machine", "M3 Ultra 1" + 300 * "0"], "memory_gib is 1e+300"),
         (["super", *TWO, "--batch", "4", "--sequences", "2"], "less than --batch 4"),
         (["super", *TWO, "--stages", "3"], "3 stages for 2 machines"),
         (["super", "--stages", "89"], "--stages 1 to 88"),
@@ -202,6 +203,11 @@ def test_absurd_numbers_are_refused(capsys, option, value, most):
     assert f"'{option}': {value} is not in the range 1<=x<={most}" in capsys.readouterr().err
 
 
+def test_a_context_holds_a_prompt_and_an_answer(capsys):
+    assert run(["plan", "nano", *TWO, "--context", "1"]) == 2
+    assert "'--context': 1 is not in the range x>=2" in capsys.readouterr().err
+
+
 def test_the_largest_numbers_are_planned(capsys):
     assert "state for 1000000 sequences of 262144 positions" in refused(
         capsys, "ultra", *TWO, "--sequences", "1000000", "--context", "262144"
@@ -263,7 +269,7 @@ def test_names_that_would_steer_a_terminal_are_refused(capsys, tmp_path, name):
 
 @pytest.mark.parametrize(
     "figure",
-    ["layer_us = 1e12", "compute_tflops = 1e-300", "read = 1e-300\nbandwidth_gbs = 1e-300", "latency_us = 1e300"],
+    ["layer_us = 1e9", "compute_tflops = 1e-300", "read = 1e-300\nbandwidth_gbs = 1e-300", "latency_us = 1e300"],
 )
 def test_figures_that_cannot_be_are_refused(capsys, tmp_path, figure):
     said = refused(capsys, "nano", *machines_file(tmp_path, "name = 'studio'", figure))
