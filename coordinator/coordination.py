@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from coordinator.budget import Room, rooms, snapshot_limits
 from coordinator.cluster import Cluster, Orders
 from coordinator.request import Request, Token
-from coordinator.scheduler import Scheduler
+from coordinator.scheduling.budget import Room, rooms, snapshot_limits
+from coordinator.scheduling.scheduler import Scheduler
 from coordinator.size import size
 from worker.errors import ConfigError, StageFailedError, StagelineError
 from worker.protocol import Closed, Drop, Fault, Heartbeat, Message, Saved, Tokens

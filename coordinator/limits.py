@@ -2,8 +2,8 @@
 
 import msgspec
 
-from coordinator.batches import MOST_MEMBERS
-from coordinator.scheduler import Bounds
+from coordinator.scheduling.batches import MOST_MEMBERS
+from coordinator.scheduling.scheduler import Bounds
 from coordinator.settings import Settings
 
 

@@ -11,17 +11,17 @@ from typing import Self
 
 import msgspec
 
-from coordinator.budget import Budget
 from coordinator.cluster import Cluster
 from coordinator.coordination import Coordination, Effects
-from coordinator.history import SAMPLE_SECONDS
 from coordinator.limits import Limits
-from coordinator.observer import Observer
-from coordinator.pace import Pace
 from coordinator.request import Request, Token
 from coordinator.restarts import Restarts
-from coordinator.scheduler import Scheduler
+from coordinator.scheduling.budget import Budget
+from coordinator.scheduling.pace import Pace
+from coordinator.scheduling.scheduler import Scheduler
 from coordinator.site import Site
+from coordinator.telemetry.history import SAMPLE_SECONDS
+from coordinator.telemetry.observer import Observer
 from coordinator.view import ClusterView, PrefixView
 from worker.errors import (
     CancelledRequestError,

@@ -8,8 +8,8 @@ from worker.protocol import FinishReason, Sampling
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """One sequence to generate: the prompt's token ids, when to end, how to choose.
 
-    At `marks` the prompt may be shared with others (`coordinator.marks`). One that is `repeatable` asks for the same
-    tokens whenever it comes again.
+    At `marks` the prompt may be shared with others (`coordinator.text.marks`). One that is `repeatable` asks for the
+    same tokens whenever it comes again.
 
     `id` is the response's, `request_id` the one of `X-Request-Id`. `max_tokens` is positive and fits the context
     together with the prompt (the API checks both); if the answer is `open_ended`, nobody asked for so many, and fewer

@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from coordinator.prompt import PromptCodec
+from coordinator.text.prompt import PromptCodec
 from worker.errors import CheckpointError
 from worker.fields import read_json
 from worker.protocol import Sampling

@@ -17,14 +17,14 @@ from coordinator.api.app import create_app
 from coordinator.cluster import Cluster
 from coordinator.connection import Connection
 from coordinator.limits import limits_of
-from coordinator.observer import Observer
 from coordinator.pipeline import Pipeline
 from coordinator.progress import loading_progress
 from coordinator.served import ServedModel
 from coordinator.settings import Settings
 from coordinator.signals import heard_signals
 from coordinator.site import Site
-from coordinator.trace import Anchor
+from coordinator.telemetry.observer import Observer
+from coordinator.telemetry.trace import Anchor
 
 FINISH_SECONDS = 1
 MAX_CONNECTIONS = 1000

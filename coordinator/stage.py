@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from coordinator.seat import HERE, Seat
-from coordinator.shares import HEARTBEATS, shares
+from coordinator.telemetry.shares import HEARTBEATS, shares
 from coordinator.view import StageState, StageView
 from worker.protocol import Heartbeat, Held, Hello, Loaded
 

@@ -16,7 +16,7 @@ class StageView(msgspec.Struct, frozen=True, kw_only=True):
 
     `step_seconds` is the mean compute time of its last decode steps, 0 if it has made none, `decode_p50` and
     `decode_p95` their median and the value that 5 % of them exceed, `hop_seconds` the mean time of its last hops to
-    the next stage. `busy`, `wait` and `transfer` are shares of the last seconds (see `coordinator.shares`), None until
+    the next stage. `busy`, `wait` and `transfer` are shares of the last seconds (see `telemetry/shares.py`), None until
     two heartbeats have come. `stale_messages` belonged to an old epoch, `duplicate_messages` repeated applied rows:
     both were dropped; `gaps` is how often rows were missing. `refused` connections to its data link were of strangers.
     `bandwidth` of the memory is in bytes a second.

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from coordinator import metrics as coordinator
+from coordinator.telemetry import metrics as coordinator
 from worker.telemetry import metrics as worker
 from worker.telemetry.series import Series
 
@@ -15,7 +15,8 @@ PAGE = Path("docs/metrics.md")
 INTRODUCTION = """\
 # Metrics
 
-`make generate` writes this page from the definitions in `coordinator/metrics.py` and `worker/telemetry/metrics.py`.
+`make generate` writes this page from the definitions in `coordinator/telemetry/metrics.py` and
+`worker/telemetry/metrics.py`.
 
 Every worker serves its own series on a port of its own, on loopback or, in a cluster over several hosts, at its host's
 address; the coordinator serves its own at `/metrics` on the API's port. `GET /metrics/targets` lists all of them for

@@ -106,7 +106,7 @@ for package in (coordinator, kernels, worker):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)
 from coordinator.demo import write_tokenizer
-from coordinator.prompt import PromptCodec
+from coordinator.text.prompt import PromptCodec
 write_tokenizer(Path({str(tmp_path)!r}))
 print(PromptCodec.load(Path({str(tmp_path)!r})).render([{{"role": "user", "content": "hi"}}]))
 """

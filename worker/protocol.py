@@ -28,7 +28,8 @@ PROTOCOL_VERSION = 3
 BLOCK = 64  # rows of a prompt: cutting it at multiples changes no result, as its scan works in such blocks
 
 DType = Literal["bfloat16", "float16", "float32"]
-# position, hash of the tokens before it, and whether it has seen an answer (`coordinator.prefixes`); a file's name too
+# position, hash of the tokens before it, and whether it has seen an answer (see the coordinator's `prefixes`); a file's
+# name too
 SNAPSHOT_NAME = r"\A[0-9]{1,9}-[0-9a-f]{32}(-answer)?\Z"
 SnapshotName = Annotated[str, msgspec.Meta(pattern=SNAPSHOT_NAME)]
 FinishReason = Literal["stop", "length"]

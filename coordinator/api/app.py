@@ -10,7 +10,6 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
-from coordinator.answer import TokenSource
 from coordinator.api.access import KeyRequired, LocalOnly, RequestIds
 from coordinator.api.chat import chat_completions
 from coordinator.api.completions import completions
@@ -25,9 +24,10 @@ from coordinator.api.requests import cancel_request, one_request
 from coordinator.api.stopping import AnswerWhenCancelled
 from coordinator.api.threads import Threads
 from coordinator.api.trace import one_trace
-from coordinator.collector import ClusterCollector
-from coordinator.observer import Observer
 from coordinator.served import ServedModel
+from coordinator.telemetry.collector import ClusterCollector
+from coordinator.telemetry.observer import Observer
+from coordinator.text.answer import TokenSource
 from worker.errors import StagelineError
 
 # prompts that are made at the same time; those of long bodies wait for each other, so that no other one waits for them

@@ -25,8 +25,8 @@ from coordinator.api.schema import (
     Reply,
 )
 from coordinator.api.sse import DONE, EventStream, event, while_connected
-from coordinator.marks import shared_places
 from coordinator.served import ServedModel
+from coordinator.text.marks import shared_places
 from worker.errors import ConfigError, UserError
 
 

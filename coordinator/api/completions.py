@@ -10,7 +10,6 @@ from msgspec import UNSET
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
-from coordinator.answer import Delta
 from coordinator.api.body import UnsupportedError, convert, read_body
 from coordinator.api.errors import json_response
 from coordinator.api.generation import Answer, Backend, deltas, usage, whole
@@ -18,6 +17,7 @@ from coordinator.api.job import Job, check_model, encode, make_job
 from coordinator.api.schema import CompletionBody, Reply, TextChoice, TokenId
 from coordinator.api.sse import DONE, EventStream, event, while_connected
 from coordinator.served import ServedModel
+from coordinator.text.answer import Delta
 
 # OpenAI's default, as far as the context has room
 DEFAULT_MAX_TOKENS = 16

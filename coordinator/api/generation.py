@@ -7,13 +7,13 @@ from contextlib import aclosing
 import msgspec
 from starlette.requests import Request
 
-from coordinator.answer import Delta, TokenSource, answer
 from coordinator.api.job import Job
 from coordinator.api.schema import PromptDetails, Usage
 from coordinator.api.threads import Threads
-from coordinator.observer import Observer
 from coordinator.served import ServedModel
-from coordinator.stop import StopMatcher
+from coordinator.telemetry.observer import Observer
+from coordinator.text.answer import Delta, TokenSource, answer
+from coordinator.text.stop import StopMatcher
 from coordinator.view import Reason
 from worker.errors import CancelledRequestError, StagelineError
 from worker.protocol import FinishReason

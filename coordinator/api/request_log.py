@@ -4,7 +4,7 @@ import logging
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from coordinator.journal import Entry, Journal
+from coordinator.telemetry.journal import Entry, Journal
 
 CLIENT_GONE = 499  # nobody read a status; the number that others write into their logs for it
 

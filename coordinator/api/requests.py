@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from coordinator.api.errors import json_response
 from coordinator.api.generation import Backend
-from coordinator.journal import KEPT, Entry
+from coordinator.telemetry.journal import KEPT, Entry
 from coordinator.view import ClusterView, RequestView, StageShare
 from worker.errors import UserError
 

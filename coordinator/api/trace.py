@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from coordinator.api.errors import json_response
 from coordinator.api.generation import Backend
-from coordinator.trace import StageTrace, trace
+from coordinator.telemetry.trace import StageTrace, trace
 from coordinator.view import StageView
 
 FETCH_SECONDS = 2.0

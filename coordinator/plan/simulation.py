@@ -8,14 +8,14 @@ import math
 from collections.abc import Sequence
 from functools import partial
 
-from coordinator.budget import Budget
 from coordinator.load.plan import Planned
 from coordinator.load.report import Report, Seen, report
-from coordinator.pace import Pace
 from coordinator.plan.clock import Clock
 from coordinator.plan.simulated_stage import Clockwork, SimulatedStage
 from coordinator.request import Request
-from coordinator.scheduler import Bounds, Scheduler
+from coordinator.scheduling.budget import Budget
+from coordinator.scheduling.pace import Pace
+from coordinator.scheduling.scheduler import Bounds, Scheduler
 from worker.driver import Driver
 from worker.protocol import Activations, Chunk, Close, Lease, Message, Open, Sampled, Sampling, Segment, Tokens
 

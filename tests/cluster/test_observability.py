@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from coordinator import metrics as coordinator_metrics
+from coordinator.telemetry import metrics as coordinator_metrics
 from coordinator.view import ClusterView
 from tests.cluster.running import COMMAND, events, running
 from worker.telemetry import metrics as worker_metrics

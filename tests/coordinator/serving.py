@@ -14,9 +14,9 @@ from starlette.types import ASGIApp
 
 from coordinator.api.app import create_app
 from coordinator.listener import listen
-from coordinator.prompt import PromptCodec
 from coordinator.served import ServedModel
 from coordinator.serving import served_over
+from coordinator.text.prompt import PromptCodec
 from tests.fakes.pipeline import FakePipeline
 from tests.tokenizer_files import CHAT_TEMPLATE, EOS, byte_level, save
 from worker.protocol import Sampling

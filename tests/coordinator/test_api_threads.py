@@ -13,7 +13,7 @@ import pytest
 
 from coordinator.api import generation
 from coordinator.api.threads import Threads
-from coordinator.prompt import PromptCodec
+from coordinator.text.prompt import PromptCodec
 from tests.coordinator.serving import app
 from tests.fakes.pipeline import FakePipeline, spell
 

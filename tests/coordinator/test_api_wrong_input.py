@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from coordinator.api import body as body_module
-from coordinator.prompt import PromptCodec
+from coordinator.text.prompt import PromptCodec
 from tests.coordinator.serving import CONTEXT, app, call
 from tests.fakes.pipeline import FakePipeline, spell
 

@@ -7,9 +7,9 @@ from collections.abc import AsyncGenerator, Sequence
 
 import msgspec
 
-from coordinator.observer import Observer
 from coordinator.request import Request, Token
-from coordinator.trace import Anchor
+from coordinator.telemetry.observer import Observer
+from coordinator.telemetry.trace import Anchor
 from coordinator.view import ClusterView, StageView
 from worker.errors import NoRoomError, NotReadyError, QueueFullError
 

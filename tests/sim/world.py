@@ -7,12 +7,12 @@ A seeded generator decides which queue delivers and which stage runs next; frame
 import random
 from collections import defaultdict, deque
 
-from coordinator.budget import Budget
 from coordinator.cluster import Cluster
 from coordinator.coordination import Coordination
-from coordinator.pace import Pace
 from coordinator.request import Request
-from coordinator.scheduler import Bounds, Scheduler
+from coordinator.scheduling.budget import Budget
+from coordinator.scheduling.pace import Pace
+from coordinator.scheduling.scheduler import Bounds, Scheduler
 from tests.sim.stages import FOOTPRINT, STOP_TOKEN, HashEngine, MemoryTransport
 from worker.links import Received
 from worker.protocol import (

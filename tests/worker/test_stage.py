@@ -193,7 +193,7 @@ def test_prefill_in_chunks_of_any_size_gives_the_same_tokens(bits: int | None) -
 @IN_BOTH_DTYPES
 @DENSE_AND_QUANTIZED
 def test_prefill_cut_between_the_blocks_of_the_scan_gives_the_same_bits(dtype: mx.Dtype, bits: int | None) -> None:
-    """So on the CPU tokens do not depend on the sizes that `coordinator.pace` chooses."""
+    """So on the CPU tokens do not depend on the sizes that `coordinator.scheduling.pace` chooses."""
     line, ids = Line(stage_of(reference(PATTERN, dtype, bits))), [(i * i * 5 + 3 * i) % 96 for i in range(300)]
     _, logits = line.answer(1, ids, 4)
     for blocks in (1, 2, 4):

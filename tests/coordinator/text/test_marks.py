@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from coordinator.marks import shared_places
-from coordinator.prompt import PromptCodec
+from coordinator.text.marks import shared_places
+from coordinator.text.prompt import PromptCodec
 from tests.tokenizer_files import byte_level, save
 
 SYSTEM = {"role": "system", "content": "Be brief."}

@@ -17,13 +17,13 @@ from tokenizers import normalizers
 from transformers import AutoTokenizer
 
 from coordinator.api.app import create_app
-from coordinator.prompt import PromptCodec
+from coordinator.text.prompt import PromptCodec
 from tests.coordinator.serving import codec, model
 from tests.fakes.pipeline import FakePipeline, spell
 from tests.tokenizer_files import BOS, EOS, byte_level, byte_level_with_merges, save
 from worker.errors import CheckpointError, UserError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CHAT = [{"role": "system", "content": "Be  brief\n"}, {"role": "user", "content": " <|im_end|> \u20ac "}]
 
 
@@ -173,7 +173,7 @@ def test_broken_tokenizer(tmp_path: Path) -> None:
 def test_transformers_is_quiet_beside_a_package_called_kernels(tmp_path: Path) -> None:
     save(byte_level(), tmp_path)
     code = (
-        "import kernels, sys; from pathlib import Path; from coordinator.prompt import PromptCodec\n"
+        "import kernels, sys; from pathlib import Path; from coordinator.text.prompt import PromptCodec\n"
         "assert 'transformers' not in sys.modules\n"
         "PromptCodec.load(Path(sys.argv[1])).render([{'role': 'user', 'content': 'a'}])"
     )

@@ -1,6 +1,6 @@
 """Room for state: what the stages say of their memory becomes limits."""
 
-from coordinator.budget import MOST_SNAPSHOT_BYTES, Budget, rooms, snapshot_limits
+from coordinator.scheduling.budget import MOST_SNAPSHOT_BYTES, Budget, rooms, snapshot_limits
 from worker.footprint import GROWTH, Footprint
 from worker.protocol import Loaded
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from coordinator.detokenize import Detokenizer
+from coordinator.text.detokenize import Detokenizer
 from tests.tokenizer_files import BOS, IM_END, SPECIAL, byte_fallback, byte_level, byte_level_with_merges
 
 PLAIN = byte_level()

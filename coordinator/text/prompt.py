@@ -7,7 +7,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders
 
-from coordinator.detokenize import Detokenizer
+from coordinator.text.detokenize import Detokenizer
 from worker.errors import CheckpointError, UserError
 from worker.fields import read_json, refuse_irregular
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from coordinator.batches import MOST_MEMBERS, Batches
+from coordinator.scheduling.batches import MOST_MEMBERS, Batches
 
 
 def sizes(batches):

@@ -2,7 +2,7 @@ from typing import Any
 
 import msgspec
 
-from coordinator.history import History
+from coordinator.telemetry.history import History
 from coordinator.view import ClusterView
 from tests.coordinator.scripted import view
 

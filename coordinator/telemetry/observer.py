@@ -6,11 +6,11 @@ from typing import get_args
 import msgspec
 from prometheus_client import CollectorRegistry
 
-from coordinator import metrics
-from coordinator.history import History
-from coordinator.journal import Entry, Journal
 from coordinator.request import Request
-from coordinator.trace import Anchor
+from coordinator.telemetry import metrics
+from coordinator.telemetry.history import History
+from coordinator.telemetry.journal import Entry, Journal
+from coordinator.telemetry.trace import Anchor
 from coordinator.view import ClusterView, Reason
 from worker.protocol import StageTimes
 from worker.telemetry.series import new_registry

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from coordinator.journal import Entry
+from coordinator.telemetry.journal import Entry
 
 COORDINATOR = 0  # as a process of the trace; stage i is i + 1
 _NOTHING: Mapping[str, object] = {}

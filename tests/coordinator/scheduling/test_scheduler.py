@@ -3,10 +3,10 @@
 import pytest
 from msgspec.structs import replace
 
-from coordinator.budget import Budget, Room
-from coordinator.pace import Pace
 from coordinator.request import Request, Token
-from coordinator.scheduler import Bounds, Scheduler
+from coordinator.scheduling.budget import Budget, Room
+from coordinator.scheduling.pace import Pace
+from coordinator.scheduling.scheduler import Bounds, Scheduler
 from worker.errors import DeadlineError, NoRoomError, QueueFullError
 from worker.footprint import GROWTH, Footprint
 from worker.protocol import Chunk, Close, Lease, Open, Sampled, Sampling, Tokens

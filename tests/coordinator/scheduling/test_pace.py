@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from coordinator.pace import Pace
+from coordinator.scheduling.pace import Pace
 from worker.protocol import BLOCK
 
 

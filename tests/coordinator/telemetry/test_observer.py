@@ -4,11 +4,11 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from coordinator.collector import ClusterCollector
-from coordinator.metrics import SERIES
-from coordinator.observer import Observer
 from coordinator.request import Request
-from coordinator.trace import Anchor
+from coordinator.telemetry.collector import ClusterCollector
+from coordinator.telemetry.metrics import SERIES
+from coordinator.telemetry.observer import Observer
+from coordinator.telemetry.trace import Anchor
 from tests.coordinator.scripted import view
 from worker.protocol import Sampling
 

@@ -1,5 +1,5 @@
-from coordinator.journal import Journal
 from coordinator.request import Request
+from coordinator.telemetry.journal import Journal
 from worker.protocol import Sampling, StageTimes
 
 TIMES = (StageTimes(0, 1, 0.1, 2, 0.2, 0.0, 0.0, 0.0, 0.0),)

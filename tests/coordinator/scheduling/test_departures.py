@@ -2,7 +2,7 @@
 
 import pytest
 
-from coordinator.departures import Departures
+from coordinator.scheduling.departures import Departures
 
 
 def departures(*times):

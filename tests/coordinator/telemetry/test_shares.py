@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.shares import Shares, shares
+from coordinator.telemetry.shares import Shares, shares
 from worker.protocol import Heartbeat
 
 START = 1e5  # no clock begins at 0

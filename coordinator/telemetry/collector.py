@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from coordinator import metrics
-from coordinator.observer import Observer
+from coordinator.telemetry import metrics
+from coordinator.telemetry.observer import Observer
 from coordinator.view import ClusterView
 from worker.gate import REASONS
 from worker.telemetry.series import Series

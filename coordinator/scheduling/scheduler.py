@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from coordinator.batches import Batches
-from coordinator.budget import Budget, Room
-from coordinator.departures import Departures
-from coordinator.edges import pieces
-from coordinator.pace import Pace
-from coordinator.prefixes import Prefixes
 from coordinator.request import Request, Token
+from coordinator.scheduling.batches import Batches
+from coordinator.scheduling.budget import Budget, Room
+from coordinator.scheduling.departures import Departures
+from coordinator.scheduling.edges import pieces
+from coordinator.scheduling.pace import Pace
+from coordinator.scheduling.prefixes import Prefixes
 from worker.errors import DeadlineError, NoRoomError, QueueFullError, StagelineError
 from worker.protocol import Chunk, Close, Drop, Lease, Message, Open, Save, Saved, Tokens
 

@@ -3,9 +3,9 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.journal import Journal
 from coordinator.request import Request
-from coordinator.trace import Anchor, StageTrace, Step, lanes, trace
+from coordinator.telemetry.journal import Journal
+from coordinator.telemetry.trace import Anchor, StageTrace, Step, lanes, trace
 from worker.protocol import Sampling
 
 NAMES = {0: "stage 0 (layers 0-3)", 1: "stage 1 (layers 4-6)"}

@@ -4,7 +4,7 @@ A snapshot is named by its position and the hash of the tokens before it. It is 
 stages, and counts once the last one has said that all hold it; it is dropped on all of them by another such message.
 Since every order travels the same way, a request that begins from a snapshot cannot miss it: nothing need be locked.
 
-A snapshot inside a prompt has the bits that a fresh prefill has there (`coordinator.edges`). One that has seen an
+A snapshot inside a prompt has the bits that a fresh prefill has there (`edges`). One that has seen an
 answer has not: rows that were decoded one by one are summed in another order than a prompt's. So those, and all that
 follow from them, have names of their own, and a request with a seed, which promises the same tokens again, leaves them
 alone.
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from coordinator.edges import LEAST, snapshot_edges
+from coordinator.scheduling.edges import LEAST, snapshot_edges
 from worker.footprint import Footprint
 from worker.protocol import Held
 

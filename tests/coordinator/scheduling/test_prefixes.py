@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from coordinator.prefixes import MOST, Prefixes, Start
+from coordinator.scheduling.prefixes import MOST, Prefixes, Start
 from worker.footprint import GROWTH, Footprint
 from worker.protocol import Held
 

@@ -6,9 +6,9 @@ from typing import Protocol
 
 import msgspec
 
-from coordinator.detokenize import Detokenizer
 from coordinator.request import Request, Token
-from coordinator.stop import StopMatcher
+from coordinator.text.detokenize import Detokenizer
+from coordinator.text.stop import StopMatcher
 from coordinator.view import ClusterView
 from worker.errors import ClusterError
 from worker.protocol import FinishReason

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.edges import LEAST, MOST_SPACED, SPACING, pieces, snapshot_edges
+from coordinator.scheduling.edges import LEAST, MOST_SPACED, SPACING, pieces, snapshot_edges
 from worker.protocol import BLOCK
 
 SIZES = st.integers(1, 700)

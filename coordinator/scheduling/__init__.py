@@ -1,0 +1,1 @@
+"""What runs next: pure rules over requests, memory and times. No sockets, no clocks."""

@@ -1,0 +1,1 @@
+"""What the coordinator tells those who watch."""

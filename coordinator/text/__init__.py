@@ -1,0 +1,1 @@
+"""Between text and tokens: prompts going in, answers coming out."""
