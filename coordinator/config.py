@@ -17,9 +17,9 @@ import msgspec
 from msgspec import Meta
 
 from coordinator.settings import Settings
-from worker.addresses import is_loopback, split
+from worker.checkpoint.quantization import parse_quantization
 from worker.errors import ConfigError
-from worker.quantization import parse_quantization
+from worker.links.addresses import is_loopback, split
 
 PREFIX = "STAGELINE_"
 HEADER = """\

@@ -11,11 +11,11 @@ import zmq
 
 from worker.agent.messages import FromAgent, Leave
 from worker.errors import ProtocolError
-from worker.gate import Gate
-from worker.keyring import Keyring
+from worker.links.gate import Gate
+from worker.links.keyring import Keyring
+from worker.links.sockets import bind, prepare
+from worker.links.wire import decode, encode
 from worker.protocol import FromWorker, Message
-from worker.sockets import bind, prepare
-from worker.wire import decode, encode
 
 log = logging.getLogger("stageline.control")
 

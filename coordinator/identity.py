@@ -5,8 +5,8 @@ from pathlib import Path
 
 import msgspec
 
-from worker.checkpoint import Checkpoint
-from worker.hub import pinned
+from worker.checkpoint.checkpoint import Checkpoint
+from worker.checkpoint.hub import pinned
 from worker.version import VERSION
 
 DIGEST_BYTES = 16

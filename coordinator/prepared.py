@@ -13,12 +13,12 @@ from coordinator.plan.cost import ModelCost
 from coordinator.plan.sources import checkpoint_cost
 from coordinator.served import ServedModel, load_served_model
 from coordinator.settings import Settings
-from worker.checkpoint import Checkpoint
+from worker.checkpoint.checkpoint import Checkpoint
+from worker.checkpoint.hub import describe, pinned
+from worker.checkpoint.model_hash import model_hash
+from worker.checkpoint.quantization import parse_quantization
 from worker.errors import ConfigError
-from worker.hub import describe, pinned
-from worker.model_hash import model_hash
-from worker.quantization import parse_quantization
-from worker.wire import MAX_TENSOR_BYTES
+from worker.links.wire import MAX_TENSOR_BYTES
 
 WIDEST_ITEM = 4  # bytes of a float32 in a hidden state
 

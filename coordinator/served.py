@@ -9,8 +9,8 @@ import msgspec
 from msgspec import Meta
 
 from coordinator.text.prompt import PromptCodec
+from worker.checkpoint.fields import read_json
 from worker.errors import CheckpointError
-from worker.fields import read_json
 from worker.protocol import Sampling
 from worker.spec import ModelSpec
 

@@ -86,7 +86,7 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
     """The cluster, as `/cluster` shows it. `reason` says why no request can run now, empty if one can.
 
     The rates are those of the last two seconds; `requests` are at most the hundred oldest in flight. `refused` are
-    connections to the coordinator that were turned away, by reason (`worker.gate.REASONS`).
+    connections to the coordinator that were turned away, by reason (`worker.links.gate.REASONS`).
     """
 
     state: Literal["starting", "ready", "degraded", "stopping"]

@@ -19,8 +19,8 @@ set_defaults()
 from prometheus_client import generate_latest  # noqa: E402 MLX's settings come first
 
 from coordinator.demo import demo_model  # noqa: E402
-from worker.hub import describe  # noqa: E402
-from worker.loading import load_stage_of  # noqa: E402
+from worker.checkpoint.hub import describe  # noqa: E402
+from worker.model.loading import load_stage_of  # noqa: E402
 from worker.protocol import Assign, Chunk, Lease, Open, Sampling, Segment, Tokens  # noqa: E402
 from worker.run import Run  # noqa: E402
 from worker.telemetry.collector import WorkerCollector  # noqa: E402

@@ -22,15 +22,15 @@ set_defaults()
 import mlx.core as mx  # noqa: E402 its settings come first
 
 from kernels import backend  # noqa: E402
-from worker.engine import Engine  # noqa: E402
+from worker.checkpoint.hub import describe  # noqa: E402
+from worker.checkpoint.quantization import parse_quantization  # noqa: E402
 from worker.errors import StagelineError  # noqa: E402
 from worker.graph import operations  # noqa: E402
-from worker.hub import describe  # noqa: E402
-from worker.loading import load_stage_of  # noqa: E402
+from worker.model.engine import Engine  # noqa: E402
+from worker.model.loading import load_stage_of  # noqa: E402
+from worker.model.random_model import first_layers, random_parts, random_stage  # noqa: E402
 from worker.presets import preset  # noqa: E402
 from worker.protocol import Assign, Open, Sampling, Segment, Tokens  # noqa: E402
-from worker.quantization import parse_quantization  # noqa: E402
-from worker.random_model import first_layers, random_parts, random_stage  # noqa: E402
 
 Generate = Callable[[list[int], int], Iterator[int]]
 BATCH = 0
@@ -191,7 +191,7 @@ def _random_mlx_lm(config: dict[str, Any], quantize: str) -> Any:
     import mlx.nn as nn
     from mlx_lm.models.nemotron_h import Model, ModelArgs
 
-    from worker.config import read_spec
+    from worker.checkpoint.config import read_spec
 
     to = parse_quantization(quantize)
     model = Model(ModelArgs.from_dict(config))

@@ -19,10 +19,10 @@ import mlx.core as mx  # noqa: E402 its settings come first
 from kernels import backend  # noqa: E402
 from kernels.bandwidth import read_bandwidth  # noqa: E402
 from worker.cases import Case, cases  # noqa: E402
-from worker.config import read_spec  # noqa: E402
+from worker.checkpoint.config import read_spec  # noqa: E402
+from worker.checkpoint.quantization import parse_quantization  # noqa: E402
 from worker.graph import operations  # noqa: E402
 from worker.presets import preset  # noqa: E402
-from worker.quantization import parse_quantization  # noqa: E402
 from worker.timing import Clock  # noqa: E402
 
 

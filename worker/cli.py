@@ -57,12 +57,12 @@ def main(
     import zmq
 
     set_defaults()
-    from worker.keyring import Keyring
-    from worker.loading import hello, load_stage_of  # imports mlx, which reads the environment
+    from worker.links.keyring import Keyring
+    from worker.links.transport import LOOPBACK, Transport
+    from worker.model.loading import hello, load_stage_of  # imports mlx, which reads the environment
     from worker.pulse import Pulse
     from worker.service import Service
     from worker.telemetry.server import MetricsServer
-    from worker.transport import LOOPBACK, Transport
 
     try:
         transport = Transport(

@@ -21,13 +21,13 @@ from typing import Any
 
 import mlx.core as mx
 
-from worker.config import read_spec
+from worker.checkpoint.config import read_spec
+from worker.checkpoint.quantization import Quantization, parse_quantization
+from worker.checkpoint.shards import INDEX
+from worker.checkpoint.tensors import PREFIXES, Part, embedding_part, head_parts, layer_parts
 from worker.errors import ConfigError, UserError
 from worker.presets import preset as read_preset
-from worker.quantization import Quantization, parse_quantization
-from worker.shards import INDEX
 from worker.spec import ModelSpec
-from worker.tensors import PREFIXES, Part, embedding_part, head_parts, layer_parts
 
 PRINTABLE = range(0x20, 0x7F)  # the bytes, and so the tokens, that the model may say
 STEADY = 1.0  # hidden value that no layer changes, see `_pack`

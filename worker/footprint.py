@@ -1,4 +1,4 @@
-"""How many bytes of state a sequence has on a stage; no MLX. What `worker.state` allocates, from the spec alone."""
+"""How many bytes of state a sequence has on a stage; no MLX. What `model/state.py` allocates, from the spec alone."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Every message that crosses a socket of a worker; its bytes are made in `worker.wire`.
+"""Every message that crosses a socket of a worker; its bytes are made in `worker.links.wire`.
 
 A message is one msgpack map with the field `kind`; a message that carries a tensor has one more frame with the
 tensor's raw little-endian bytes. Two kinds of links:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import zmq
 
-from worker.gate import Gate
+from worker.links.gate import Gate
+from worker.links.sockets import prepare
+from worker.links.wire import encode
 from worker.protocol import Heartbeat
-from worker.sockets import prepare
-from worker.wire import encode
 
 HEARTBEAT_SECONDS = 0.5
 KEPT_BEATS = 4  # until the connection stands

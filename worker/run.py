@@ -9,11 +9,12 @@ from time import monotonic
 from msgspec.structs import replace
 
 from worker.driver import Driver
-from worker.engine import Engine, Pending
 from worker.errors import ProtocolError
-from worker.ledger import Ledger
-from worker.links import Links, Received
-from worker.outbox import Outbox
+from worker.links.ledger import Ledger
+from worker.links.links import Links, Received
+from worker.links.outbox import Outbox
+from worker.links.wire import check_activations
+from worker.model.engine import Engine, Pending
 from worker.protocol import (
     Activations,
     Chunk,
@@ -30,7 +31,6 @@ from worker.protocol import (
     Tokens,
 )
 from worker.telemetry.vitals import Vitals
-from worker.wire import check_activations
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +208,7 @@ class Run:
         batches: tuple[int, ...],
         start: Callable[..., Pending],
     ) -> None:
-        """Apply rows if they are the next ones of their requests; the position rule of `worker.ledger`.
+        """Apply rows if they are the next ones of their requests; the position rule of `worker.links.ledger`.
 
         What the step needs has been here `since`.
         """

@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from worker.engine import Engine
 from worker.errors import LinkLostError, ProtocolError, StagelineError, UserError
-from worker.links import Links
+from worker.links.links import Links
+from worker.links.transport import Transport
+from worker.model.engine import Engine
 from worker.protocol import (
     Assign,
     Chunk,
@@ -34,7 +35,6 @@ from worker.telemetry.facts import Facts
 from worker.telemetry.histograms import Histograms
 from worker.telemetry.series import new_registry
 from worker.telemetry.vitals import Vitals
-from worker.transport import Transport
 
 log = logging.getLogger("stageline.worker")
 

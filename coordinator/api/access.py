@@ -10,8 +10,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coordinator.api.dashboard import ASSETS
 from coordinator.api.errors import Refused, error_body, json_response
-from worker.addresses import is_loopback
 from worker.errors import UserError
+from worker.links.addresses import is_loopback
 
 # everything else needs the key; the page itself holds no data
 PUBLIC_PATHS = frozenset({"/health", "/ready", "/dashboard", "/dashboard/", *ASSETS})

@@ -9,9 +9,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from worker.checkpoint.quantization import FLOAT_MODES, parse_quantization
 from worker.errors import ClusterError, ConfigError
 from worker.presets import preset as shapes_of
-from worker.quantization import FLOAT_MODES, parse_quantization
 
 
 class Way(msgspec.Struct, frozen=True):

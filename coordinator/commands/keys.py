@@ -11,7 +11,7 @@ import click
 from coordinator.fleet.enrolment import enrol
 from coordinator.fleet.hostfile import read_hostfile
 from worker.errors import ConfigError
-from worker.keyring import Keyring
+from worker.links.keyring import Keyring
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -16,7 +16,7 @@ from coordinator.prepared import Prepared, prepare
 from coordinator.seat import Seat
 from coordinator.serving import serve
 from coordinator.settings import Settings
-from worker.model_hash import model_hash
+from worker.checkpoint.model_hash import model_hash
 
 
 def serve_cluster(settings: Settings) -> None:

@@ -12,12 +12,12 @@ from coordinator.plan.planner import Impossible, plan
 from coordinator.plan.sources import PRESETS, checkpoint_cost, model_cost
 from coordinator.size import size
 from worker.agent.messages import Finding
-from worker.checkpoint import Checkpoint
+from worker.checkpoint.checkpoint import Checkpoint
+from worker.checkpoint.hub import describe, hub_id, pinned
+from worker.checkpoint.model_hash import model_hash
 from worker.checkup.check import Check
 from worker.checkup.wired_limit import RAISE, highest_mebibytes
 from worker.errors import UserError
-from worker.hub import describe, hub_id, pinned
-from worker.model_hash import model_hash
 
 CORRECT = "name a directory with a model's config.json and weights, a hub id as owner/name, nano, super or ultra"
 FETCH = "correct its name, or fetch it first: `hf download {repository}`"

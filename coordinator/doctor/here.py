@@ -16,11 +16,11 @@ from coordinator.fleet.hostfile import Hostfile
 from coordinator.plan.machine import Machine
 from coordinator.plan.this_machine import known_chip, this_machine
 from coordinator.settings import Settings
-from worker.addresses import is_loopback, split
 from worker.agent.messages import Device, Finding
 from worker.checkup import checkup, disk
 from worker.errors import ConfigError
-from worker.keyring import Keyring
+from worker.links.addresses import is_loopback, split
+from worker.links.keyring import Keyring
 from worker.versions import versions
 
 SSH_PORT = 22

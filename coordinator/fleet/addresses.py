@@ -1,7 +1,7 @@
 """Addresses of this machine."""
 
-from worker.addresses import towards
 from worker.errors import ConfigError
+from worker.links.addresses import towards
 
 
 def address_towards(ip: str) -> str:

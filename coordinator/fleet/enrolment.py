@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from coordinator.fleet.hostfile import Host, Hostfile
 from coordinator.fleet.ssh import failure, run_on
 from worker.errors import ConfigError
-from worker.keyring import Keyring, is_key
+from worker.links.keyring import Keyring, is_key
 
 SECONDS = 30.0
 

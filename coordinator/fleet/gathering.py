@@ -18,11 +18,11 @@ from coordinator.fleet.member import Member
 from coordinator.fleet.preflight import differs, preflight
 from coordinator.fleet.refused import HostsError
 from coordinator.settings import Settings
-from worker.addresses import is_loopback, split
 from worker.agent.messages import Survey
 from worker.errors import ClusterError, ConfigError
-from worker.keyring import Keyring
-from worker.sockets import tcp
+from worker.links.addresses import is_loopback, split
+from worker.links.keyring import Keyring
+from worker.links.sockets import tcp
 from worker.versions import Installed
 
 HAIL_SECONDS = 60.0  # for launched agents to be there

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-from worker.addresses import is_loopback
 from worker.errors import ConfigError
+from worker.links.addresses import is_loopback
 
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=[^\0]*\Z")
 LOCAL = "127.0.0.1"  # mlx.launch starts this one without ssh

@@ -9,13 +9,13 @@ from math import prod
 
 import msgspec
 
+from worker.checkpoint.tensors import Part
 from worker.footprint import GROWTH, STATE_ITEM, Footprint, footprint
 from worker.spec import AttentionSpec, MambaSpec, Mixer, ModelSpec, MoESpec
-from worker.tensors import Part
 
 NO_STATE = Footprint(0, 0)
 FLOAT32 = 4
-# what `worker.blocks` holds in float32 for the steps without fused kernels; the fused ones read it as stored
+# what `worker.model.blocks` holds in float32 for the steps without fused kernels; the fused ones read it as stored
 IN_FLOAT32 = ("conv_weight", "A_log", "dt_bias", "gate_weight", "correction_bias")
 
 

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Protocol
 
 from coordinator.plan.clock import Clock
-from worker.outbox import Outbox
+from worker.links.outbox import Outbox
 from worker.protocol import Activations, Close, Message, Open
 
 NOTHING = memoryview(b"")
@@ -40,8 +40,8 @@ class Clockwork(Protocol):
 class SimulatedStage:
     """Stage `index`; `forward` gets what arrives at the next one, tokens of the last one arrive at the first.
 
-    Results leave by the worker's own rules (`worker.outbox`), wait until the link is free, occupy it for their transfer
-    and arrive after the latency.
+    Results leave by the worker's own rules (`worker.links.outbox`), wait until the link is free, occupy it for their
+    transfer and arrive after the latency.
     """
 
     def __init__(self, index: int, clockwork: Clockwork, clock: Clock, forward: Callable[[Message], None]) -> None:

@@ -7,13 +7,13 @@ from typing import Any
 import msgspec
 
 from coordinator.plan.cost import ModelCost, Weight, embedding_piece, head_piece, layer_piece, weight
-from worker.checkpoint import Checkpoint
-from worker.config import read_spec
-from worker.hub import describe
+from worker.checkpoint.checkpoint import Checkpoint
+from worker.checkpoint.config import read_spec
+from worker.checkpoint.hub import describe
+from worker.checkpoint.quantization import Quantization, parse_quantization
+from worker.checkpoint.tensors import PREFIXES, Located, Part, embedding_part, head_parts, layer_parts
 from worker.presets import preset
-from worker.quantization import Quantization, parse_quantization
 from worker.spec import ModelSpec
-from worker.tensors import PREFIXES, Located, Part, embedding_part, head_parts, layer_parts
 
 PRESETS = ("nano", "super", "ultra")
 PRESET_PRECISION = "8:32"
@@ -152,7 +152,7 @@ def _bytes(part: Part, packing: Quantization | None, item_bytes: int) -> int:
 
 
 def _packs(part: Part, packing: Quantization | None) -> bool:
-    """Whether `--quantize` packs the part: matrices whose rows are whole groups, as `worker.weights` does it."""
+    """Whether `--quantize` packs the part: matrices whose rows are whole groups, as `worker.model.weights` does it."""
     return packing is not None and part.kind in ("matrix", "experts") and part.shape[-1] % packing.group_size == 0
 
 

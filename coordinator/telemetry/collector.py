@@ -8,7 +8,7 @@ from prometheus_client.registry import Collector
 from coordinator.telemetry import metrics
 from coordinator.telemetry.observer import Observer
 from coordinator.view import ClusterView
-from worker.gate import REASONS
+from worker.links.gate import REASONS
 from worker.telemetry.series import Series
 
 

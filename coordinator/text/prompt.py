@@ -8,8 +8,8 @@ from typing import Any
 from tokenizers import Tokenizer, decoders
 
 from coordinator.text.detokenize import Detokenizer
+from worker.checkpoint.fields import read_json, refuse_irregular
 from worker.errors import CheckpointError, UserError
-from worker.fields import read_json, refuse_irregular
 
 Messages = Sequence[Mapping[str, Any]]
 

@@ -9,7 +9,7 @@ GROUPS = (32, 64, 128)
 
 
 class Packing(Protocol):
-    """How a matrix is packed; `worker.matrix.Quantization` is one."""
+    """How a matrix is packed; `worker.model.matrix.Quantization` is one."""
 
     @property
     def bits(self) -> int: ...  # noqa: D102
@@ -20,7 +20,7 @@ class Packing(Protocol):
 
 
 class Weight(Protocol):
-    """A matrix [N, D], or [E, N, D] by expert, as MLX packs it; `worker.matrix.Matrix` is one."""
+    """A matrix [N, D], or [E, N, D] by expert, as MLX packs it; `worker.model.matrix.Matrix` is one."""
 
     @property
     def weight(self) -> mx.array: ...  # noqa: D102

@@ -9,10 +9,10 @@ import zmq
 from coordinator.control import Control
 from tests.worker.agent import playing
 from worker.agent.messages import Beat, Leave, ToAgent
-from worker.gate import Gate
-from worker.keyring import Keyring
+from worker.links.gate import Gate
+from worker.links.keyring import Keyring
+from worker.links.wire import decode, encode
 from worker.protocol import Linked, Stop, ToWorker
-from worker.wire import decode, encode
 
 HERE = "tcp://127.0.0.1:*"
 WAIT_SECONDS = 10.0

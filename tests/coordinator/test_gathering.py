@@ -13,7 +13,7 @@ from coordinator.fleet.gathering import gather, hosts_keyring
 from coordinator.fleet.hostfile import Host, Hostfile
 from coordinator.fleet.launcher import Launcher
 from worker.errors import ClusterError, ConfigError
-from worker.keyring import Keyring
+from worker.links.keyring import Keyring
 
 
 class Seen:

@@ -9,7 +9,7 @@ import pytest
 
 from coordinator.identity import model_identity
 from tests.checkpoints import BASE, make
-from worker.checkpoint import Checkpoint
+from worker.checkpoint.checkpoint import Checkpoint
 
 
 @pytest.fixture

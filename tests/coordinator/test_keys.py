@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from coordinator.cli import run
-from worker.keyring import Keyring
+from worker.links.keyring import Keyring
 
 SSH = """#!/bin/sh
 # the last two words are the host and the command

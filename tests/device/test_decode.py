@@ -6,12 +6,12 @@ import mlx.core as mx
 import pytest
 
 from kernels import backend
-from worker.engine import Engine
+from worker.checkpoint.quantization import Quantization
+from worker.model.engine import Engine
+from worker.model.random_model import first_layers, random_parts
+from worker.model.stage import Stage
 from worker.presets import preset
 from worker.protocol import Activations, Open, Sampling, Segment, Tokens
-from worker.quantization import Quantization
-from worker.random_model import first_layers, random_parts
-from worker.stage import Stage
 
 pytestmark = [
     pytest.mark.cuda,
@@ -71,7 +71,7 @@ class Line:
 @pytest.fixture(scope="module", params=["8:32", "4:64"])
 def model(request):
     """The layers of Nemotron-3-Nano up to its second attention layer."""
-    from worker.config import read_spec
+    from worker.checkpoint.config import read_spec
 
     bits, group = map(int, request.param.split(":"))
     spec = read_spec(first_layers(preset("nano")["config"], 14), "preset")

@@ -9,12 +9,12 @@ import mlx.core as mx
 import pytest
 
 from kernels import backend
-from worker.config import read_spec
-from worker.matrix import Matrix
+from worker.checkpoint.config import read_spec
+from worker.checkpoint.quantization import parse_quantization
+from worker.model.matrix import Matrix
+from worker.model.random_model import random_parts
+from worker.model.stage import Stage
 from worker.presets import preset
-from worker.quantization import parse_quantization
-from worker.random_model import random_parts
-from worker.stage import Stage
 
 pytestmark = [
     pytest.mark.cuda,

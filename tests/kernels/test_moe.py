@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from kernels import moe
-from worker.matrix import Matrix
-from worker.quantization import Quantization
+from worker.checkpoint.quantization import Quantization
+from worker.model.matrix import Matrix
 
 E, K, L, F = 8, 3, 32, 64
 PLAIN = {"top_k": K, "num_groups": 1, "top_groups": 1, "normalize": False, "scaling": 1.0}

@@ -5,13 +5,13 @@ A lost, doubled or crossed row changes every later token.
 
 import hashlib
 
-from worker.engine import Pending
 from worker.errors import ProtocolError
 from worker.footprint import Footprint
+from worker.links.window import WINDOW_MESSAGES, Window
+from worker.links.wire import encode
+from worker.model.engine import Pending
 from worker.protocol import Activations, Held, Sampled, Tokens
 from worker.telemetry.memory import Memory
-from worker.window import WINDOW_MESSAGES, Window
-from worker.wire import encode
 
 VOCABULARY = 251
 STOP_TOKEN = 7
@@ -57,7 +57,7 @@ STILL = Still()
 
 
 class HashEngine:
-    """Stands for `worker.engine.Engine`."""
+    """Stands for `worker.model.engine.Engine`."""
 
     hidden_size = 8  # one digest
 
@@ -154,7 +154,7 @@ def _bytes_of(name):
 
 
 class MemoryLinks:
-    """Stands for `worker.links.Links`; the world carries what is sent."""
+    """Stands for `worker.links.links.Links`; the world carries what is sent."""
 
     def __init__(self, world, stage, epoch):
         self.world, self.stage, self.epoch = world, stage, epoch
@@ -196,7 +196,7 @@ class MemoryLinks:
 
 
 class MemoryTransport:
-    """Stands for `worker.transport.Transport`."""
+    """Stands for `worker.links.transport.Transport`."""
 
     def __init__(self, world, stage):
         self.world, self.stage = world, stage

@@ -14,7 +14,8 @@ from coordinator.scheduling.budget import Budget
 from coordinator.scheduling.pace import Pace
 from coordinator.scheduling.scheduler import Bounds, Scheduler
 from tests.sim.stages import FOOTPRINT, STOP_TOKEN, HashEngine, MemoryTransport
-from worker.links import Received
+from worker.links.links import Received
+from worker.links.wire import decode, encode
 from worker.protocol import (
     PROTOCOL_VERSION,
     Activations,
@@ -29,7 +30,6 @@ from worker.protocol import (
 )
 from worker.service import Service
 from worker.telemetry.facts import Facts
-from worker.wire import decode, encode
 
 LEASE = 4
 FACTS = Facts(

@@ -10,11 +10,11 @@ from mlx_lm.models import nemotron_h
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 
 from tests.checkpoints import BASE, build
-from worker.config import read_spec
-from worker.matrix import Matrix
-from worker.quantization import Quantization
+from worker.checkpoint.config import read_spec
+from worker.checkpoint.quantization import Quantization
+from worker.model.matrix import Matrix
+from worker.model.stage import Stage
 from worker.spec import ModelSpec
-from worker.stage import Stage
 
 
 def reference(pattern: str, dtype: mx.Dtype = mx.float32, bits: int | None = None, **changes: Any) -> nemotron_h.Model:

@@ -10,10 +10,10 @@ import mlx.core as mx
 import pytest
 from mlx_lm.utils import load_model
 
-from worker.checkpoint import Checkpoint
+from worker.checkpoint.checkpoint import Checkpoint
+from worker.checkpoint.hub import describe
 from worker.demo import PRINTABLE, write_checkpoint
 from worker.errors import ConfigError
-from worker.hub import describe
 
 PATTERNS = {"demo": "MEMEM*EMEMEM*E", "bench": 2 * "MEMEM*EMEMEM*E"}
 

@@ -8,13 +8,13 @@ import time
 import pytest
 import zmq
 
-from worker.connection import CONNECT_SECONDS, GRACE_SECONDS, NO_ANSWER, Connection
 from worker.errors import ClusterError, LinkLostError
-from worker.gate import Gate
-from worker.keyring import Keyring
-from worker.links import Links
+from worker.links.connection import CONNECT_SECONDS, GRACE_SECONDS, NO_ANSWER, Connection
+from worker.links.gate import Gate
+from worker.links.keyring import Keyring
+from worker.links.links import Links
+from worker.links.sockets import BEAT_MILLISECONDS, SILENCE_MILLISECONDS, bind, prepare
 from worker.protocol import Activations, Close, Segment
-from worker.sockets import BEAT_MILLISECONDS, SILENCE_MILLISECONDS, bind, prepare
 from worker.telemetry.hops import Hops
 
 HEADER = Activations(epoch=1, batch=0, segments=(Segment(1, 0, 1, True),), dtype="float32", shape=(1, 2))

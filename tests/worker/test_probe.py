@@ -8,7 +8,7 @@ import pytest
 from kernels import backend
 from kernels.dialect import host
 from tests.worker.models import reference, stage_of
-from worker.engine import Engine
+from worker.model.engine import Engine
 from worker.protocol import Open, Sampling, Segment
 
 PATTERN = "ME*-M"

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from worker.engine import Pending
-from worker.links import Received
+from worker.links.links import Received
+from worker.model.engine import Pending
 from worker.protocol import Activations, Close, Fault, Open, Sampling, Segment
 from worker.run import Run
 from worker.telemetry.histograms import Histograms
@@ -15,7 +15,7 @@ from worker.telemetry.vitals import Vitals
 
 
 class Relay:
-    """Stands for `worker.engine.Engine`."""
+    """Stands for `worker.model.engine.Engine`."""
 
     hidden_size = 2
     computes_in_background = False
@@ -37,7 +37,7 @@ class Relay:
 
 
 class Outlet:
-    """Stands for `worker.links.Links`; keeps what is sent and how many steps were booked by then."""
+    """Stands for `worker.links.links.Links`; keeps what is sent and how many steps were booked by then."""
 
     epoch = 1
     has_room = True

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from coordinator.control import Control
-from worker.keyring import Keyring
+from worker.links.keyring import Keyring
 from worker.protocol import Hello, Stop
 
 WAIT_SECONDS = 15.0

@@ -5,8 +5,8 @@ import re
 import socket
 from typing import NamedTuple
 
-from worker.addresses import family_of, is_loopback, towards
 from worker.errors import ConfigError
+from worker.links.addresses import family_of, is_loopback, towards
 
 TCP = re.compile(r"tcp://(?:\[([0-9A-Za-z:.%_-]+)\]|([0-9A-Za-z._-]+)):([0-9]{1,5})")
 LABEL = re.compile(r"[0-9A-Za-z_](?:[0-9A-Za-z_-]{0,61}[0-9A-Za-z_])?")

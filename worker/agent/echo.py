@@ -6,8 +6,8 @@ from collections.abc import Callable
 import zmq
 
 from worker.errors import ConfigError
-from worker.gate import Gate
-from worker.sockets import AnySocket, bind, prepare, tcp
+from worker.links.gate import Gate
+from worker.links.sockets import AnySocket, bind, prepare, tcp
 
 MOST_BYTES = 64 << 10
 WAITING = 100  # messages

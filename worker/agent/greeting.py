@@ -6,8 +6,8 @@ the faster one's reason is lost.
 
 import asyncio
 
-from worker.addresses import family_of
 from worker.agent.address import Endpoint
+from worker.links.addresses import family_of
 
 GREETING_BYTES = 64  # signature 10, version 2, mechanism 20, as-server 1, filler 31
 MECHANISM = slice(12, 32)

@@ -12,10 +12,10 @@ from zmq.utils.monitor import parse_monitor_message
 
 from worker.agent.messages import ToAgent
 from worker.errors import ConfigError, ProtocolError
-from worker.gate import Gate
+from worker.links.gate import Gate
+from worker.links.sockets import AnySocket, prepare
+from worker.links.wire import decode, encode
 from worker.protocol import Message
-from worker.sockets import AnySocket, prepare
-from worker.wire import decode, encode
 
 log = logging.getLogger("stageline.agent")
 

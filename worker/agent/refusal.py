@@ -5,12 +5,12 @@ import errno
 import shlex
 from pathlib import Path
 
-from worker.addresses import EHOSTUNREACH_MACOS, family_of
 from worker.agent.greeting import CURVE, NULL, mechanism
 from worker.agent.link import Event
 from worker.agent.settings import AgentSettings
 from worker.errors import ConfigError
-from worker.keyring import Keyring
+from worker.links.addresses import EHOSTUNREACH_MACOS, family_of
+from worker.links.keyring import Keyring
 
 PROBE_SECONDS = 2.0
 

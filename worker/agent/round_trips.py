@@ -8,8 +8,8 @@ import zmq
 
 from worker.agent.messages import Peer, RoundTrip
 from worker.errors import ConfigError
-from worker.gate import Gate
-from worker.sockets import AnySocket, prepare
+from worker.links.gate import Gate
+from worker.links.sockets import AnySocket, prepare
 
 PINGS = 20
 PING_BYTES = 8192  # about a hidden state

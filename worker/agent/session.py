@@ -22,8 +22,8 @@ from worker.agent.runtime import Runtime
 from worker.agent.settings import AgentSettings
 from worker.agent.survey import survey
 from worker.agent.workers import Workers
-from worker.gate import Gate
-from worker.keyring import Keyring
+from worker.links.gate import Gate
+from worker.links.keyring import Keyring
 from worker.protocol import PROTOCOL_VERSION, Message
 from worker.versions import versions
 

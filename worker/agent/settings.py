@@ -4,10 +4,10 @@ from pathlib import Path
 
 import msgspec
 
-from worker.addresses import is_loopback
 from worker.agent.address import Endpoint, check_address, parse_coordinator
 from worker.errors import ConfigError
-from worker.keyring import NAME, Keyring
+from worker.links.addresses import is_loopback
+from worker.links.keyring import NAME, Keyring
 
 
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,11 +10,11 @@ from worker.agent.background import in_background
 from worker.agent.messages import Device, Finding, Peer, Survey, Surveyed
 from worker.agent.round_trips import round_trips
 from worker.agent.runtime import Runtime
+from worker.checkpoint.model_hash import model_hash
 from worker.errors import StagelineError
-from worker.gate import Gate
+from worker.links.gate import Gate
+from worker.links.sockets import AnySocket
 from worker.measured import measured
-from worker.model_hash import model_hash
-from worker.sockets import AnySocket
 
 
 async def survey(

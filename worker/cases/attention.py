@@ -9,9 +9,9 @@ import mlx.core as mx
 
 from kernels.matvec.launch import Output, combine, project
 from kernels.matvec.weight import depth_of
-from worker.blocks import Weights, matrix_in
 from worker.cases.case import Case, Normed, at, product_case, random_rows
-from worker.fused import FusedAttention
+from worker.model.blocks import Weights, matrix_in
+from worker.model.fused import FusedAttention
 
 
 def attention_cases(

@@ -14,10 +14,10 @@ import mlx.core as mx
 
 from kernels.matvec.launch import most_vectors
 from kernels.matvec.weight import depth_of
-from worker.blocks import Weights
-from worker.matrix import Matrix
+from worker.model.blocks import Weights
+from worker.model.matrix import Matrix
+from worker.model.state import StageState, Step
 from worker.spec import MambaSpec, Mixer
-from worker.state import StageState, Step
 from worker.timing import Operation
 
 CACHE_BYTES = 256 << 20  # more than any cache holds

@@ -12,10 +12,10 @@ from kernels.matvec.launch import Output, combine, most_vectors, on_tiles, prepa
 from kernels.matvec.weight import depth_of
 from kernels.moe import slices
 from kernels.moe.decode import choose_beside, experts_down, experts_up
-from worker.blocks import Weights, array_in, matrix_in
 from worker.cases.case import Case, Normed, at, few, product_case, random_rows
-from worker.fused import FusedMoE
-from worker.matrix import Matrix
+from worker.model.blocks import Weights, array_in, matrix_in
+from worker.model.fused import FusedMoE
+from worker.model.matrix import Matrix
 from worker.spec import MoESpec
 
 

@@ -10,9 +10,9 @@ import mlx.core as mx
 from kernels import mamba
 from kernels.mamba.decode import mamba_step
 from kernels.matvec.launch import Output, Squares, combine, project
-from worker.blocks import Weights, matrix_in
 from worker.cases.case import Case, Normed, at, copies_of, fresh_step, product_case, random_rows, state_bytes
-from worker.fused import FusedMamba
+from worker.model.blocks import Weights, matrix_in
+from worker.model.fused import FusedMamba
 from worker.spec import MambaSpec
 
 

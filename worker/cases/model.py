@@ -6,17 +6,17 @@ from typing import Any
 import mlx.core as mx
 
 from kernels.matvec.weight import why_not
-from worker.blocks import Attention, Block, Mamba, MoE, Weights, array_in
 from worker.cases.attention import attention_cases
 from worker.cases.case import Case, at, copies_of, few, fresh_step, product_case, random_rows, state_bytes
 from worker.cases.experts import choices_of, chosen_bytes, expert_cases
 from worker.cases.mamba import mamba_cases
-from worker.fused import Fused, FusedAttention, FusedMamba, FusedMoE, fuse, fuse_head
-from worker.matrix import Matrix
-from worker.quantization import Quantization
-from worker.random_model import random_part
+from worker.checkpoint.quantization import Quantization
+from worker.checkpoint.tensors import PREFIXES, head_parts, layer_parts
+from worker.model.blocks import Attention, Block, Mamba, MoE, Weights, array_in
+from worker.model.fused import Fused, FusedAttention, FusedMamba, FusedMoE, fuse, fuse_head
+from worker.model.matrix import Matrix
+from worker.model.random_model import random_part
 from worker.spec import AttentionSpec, MambaSpec, Mixer, ModelSpec, MoESpec
-from worker.tensors import PREFIXES, head_parts, layer_parts
 
 
 def cases(spec: ModelSpec, to: Quantization, batch: int) -> Iterator[Case]:

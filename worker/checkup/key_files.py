@@ -5,7 +5,7 @@ from pathlib import Path
 from worker.agent.messages import Finding
 from worker.checkup.check import Check
 from worker.errors import ConfigError
-from worker.keyring import OTHERS_WRITE, Keyring
+from worker.links.keyring import OTHERS_WRITE, Keyring
 
 OTHERS = 0o077  # may do anything at all
 OTHERS_LOOK = 0o055  # may see which files there are, or enter

@@ -10,9 +10,9 @@ import ipaddress
 import socket
 from collections.abc import Iterable, Mapping
 
-from worker.addresses import EHOSTUNREACH_MACOS
 from worker.agent.messages import Finding
 from worker.checkup.check import Check
+from worker.links.addresses import EHOSTUNREACH_MACOS
 
 SECONDS = 2.0
 

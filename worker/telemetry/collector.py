@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from worker.gate import REASONS
+from worker.links.gate import REASONS
 from worker.telemetry import metrics
 from worker.telemetry.facts import Facts
 from worker.telemetry.layer_times import KINDS

@@ -13,10 +13,10 @@ from importlib.util import find_spec
 
 
 class _Slow:
-    """Finds `worker.stage` and wraps its steps as soon as it is loaded."""
+    """Finds `worker.model.stage` and wraps its steps as soon as it is loaded."""
 
     def find_spec(self, name, path=None, target=None):
-        if name != "worker.stage":
+        if name != "worker.model.stage":
             return None
         sys.meta_path.remove(self)
         spec = find_spec(name)

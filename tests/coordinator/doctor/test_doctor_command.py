@@ -11,7 +11,7 @@ from coordinator.doctor.report import Report
 from coordinator.fleet import gathering
 from coordinator.plan.machine_file import read_machines
 from tests.checkpoints import make
-from worker.model_hash import model_hash
+from worker.checkpoint.model_hash import model_hash
 
 
 @pytest.fixture(autouse=True)

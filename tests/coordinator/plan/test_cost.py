@@ -12,16 +12,16 @@ from coordinator.plan.cost import ModelCost
 from coordinator.plan.sources import checkpoint_cost, model_cost, preset_cost
 from tests.checkpoints import BASE, CONFIGS, make, save_original
 from tests.checkpoints import build as build_model
-from worker.checkpoint import Checkpoint
-from worker.config import read_spec
+from worker.checkpoint.checkpoint import Checkpoint
+from worker.checkpoint.config import read_spec
+from worker.checkpoint.quantization import parse_quantization
 from worker.errors import ConfigError
 from worker.footprint import footprint
-from worker.matrix import Matrix
+from worker.model.matrix import Matrix
+from worker.model.random_model import random_parts
+from worker.model.stage import Stage
+from worker.model.weights import load_stage
 from worker.presets import preset
-from worker.quantization import parse_quantization
-from worker.random_model import random_parts
-from worker.stage import Stage
-from worker.weights import load_stage
 
 
 def gigabytes(cost: ModelCost) -> str:

@@ -14,8 +14,8 @@ from coordinator.plan.plan import Demand, Plan, Stage
 from coordinator.plan.planner import Impossible, need_bytes, plan
 from coordinator.plan.sources import model_cost, preset_cost
 from tests.coordinator.plan.made import made_machine
+from worker.checkpoint.quantization import parse_quantization
 from worker.errors import ConfigError
-from worker.quantization import parse_quantization
 
 DEMO = preset_cost("demo", parse_quantization("8:32"))  # 14 layers
 SUPER = model_cost("super", "8:32")

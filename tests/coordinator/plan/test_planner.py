@@ -13,8 +13,8 @@ from coordinator.plan.plan import Demand, Objective, Plan, Stage
 from coordinator.plan.planner import Impossible, equal_stages, need_bytes, plan
 from coordinator.plan.sources import model_cost, preset_cost
 from tests.coordinator.plan.made import LINK, made_machine
+from worker.checkpoint.quantization import parse_quantization
 from worker.errors import ConfigError
-from worker.quantization import parse_quantization
 
 DEMO = preset_cost("demo", parse_quantization("8:32"))  # 14 layers
 ONE = Demand(context=1024, sequences=2)

@@ -13,10 +13,10 @@ from typing import Any
 import zmq
 
 from worker.agent.messages import Beat, FromAgent, Hail, Survey, Surveyed
-from worker.gate import Gate
-from worker.keyring import Keyring
+from worker.links.gate import Gate
+from worker.links.keyring import Keyring
+from worker.links.wire import decode, encode
 from worker.protocol import FromWorker, Message
-from worker.wire import decode, encode
 
 ROOT = Path(__file__).parents[3]
 PATIENCE = 15.0

@@ -34,8 +34,8 @@ from worker.agent.messages import (
 )
 from worker.agent.session import Session
 from worker.agent.settings import AgentSettings
+from worker.checkpoint.model_hash import model_hash
 from worker.errors import ClusterError, ConfigError
-from worker.model_hash import model_hash
 from worker.protocol import PROTOCOL_VERSION, Assign, Hello, Loaded, Stop
 
 needs_proc = pytest.mark.skipif(not os.path.exists("/proc/self/environ"), reason="needs Linux's /proc")

@@ -11,8 +11,8 @@ import zmq
 
 from tests.worker.agent import playing
 from worker.agent.messages import Hail, Leave, Peer, Start, Survey, Surveyed
-from worker.gate import Gate
-from worker.keyring import Keyring
+from worker.links.gate import Gate
+from worker.links.keyring import Keyring
 from worker.protocol import Hello
 
 NewKeyring = Callable[[str], Keyring]

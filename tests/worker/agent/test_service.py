@@ -16,7 +16,7 @@ from worker.agent import service, systemd
 from worker.agent.settings import agent_settings
 from worker.agent.unit import Place, Unit
 from worker.errors import ConfigError
-from worker.keyring import Keyring
+from worker.links.keyring import Keyring
 
 ROOT = Path(__file__).parents[3]
 COORDINATOR = ["--coordinator", "tcp://10.0.0.1:4700"]

@@ -4,7 +4,7 @@ import pytest
 
 from worker.checkup.key_files import ANEW, EXCHANGE, NEW, key_files
 from worker.errors import ConfigError
-from worker.keyring import Keyring
+from worker.links.keyring import Keyring
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""A stage of a model in MLX: weights, layers, state and sampling."""
