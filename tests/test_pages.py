@@ -65,3 +65,10 @@ def test_commands_and_options_exist(page: Path) -> None:
 def test_the_search_finds_them() -> None:
     text = "Run `stageline up\n--port 1`, or:\n\n```sh\nstageline \\\n  status --watch  # a word\n```\n"
     assert list(codes(text)) == ["stageline    status --watch  # a word", "stageline up --port 1"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_exist(page: Path) -> None:
+    folders = "coordinator|worker|kernels|tests|scripts|deploy|configs|docs"
+    named = re.findall(rf"(?<![\w/.])(?:{folders})/[\w./-]+\.\w+", page.read_text(encoding="utf-8"))
+    assert [name for name in named if not (ROOT / name).exists()] == []
