@@ -61,7 +61,7 @@ class Link:
         try:
             self._socket.connect(endpoint)
         except zmq.ZMQError as error:
-            self.close()
+            self.close(lost=True)
             reason = zmq.strerror(error.errno or 0)
             raise ConfigError(f"{endpoint} cannot be dialled: {reason}: correct --coordinator") from error
 
@@ -72,13 +72,14 @@ class Link:
             # the descriptor tells of new messages once, and sending may have taken that notice
             self._loop.call_soon(self._read)
 
-    def close(self) -> None:
-        """What was sent has half a second to get there."""
+    def close(self, *, lost: bool = False) -> None:
+        """What was sent has half a second to get there, unless the coordinator it was meant for is `lost`: whoever
+        listens there next shall not hear of this session."""
         for socket, _ in self._watched:
             self._loop.remove_reader(int(socket.getsockopt(zmq.FD)))
         self._socket.disable_monitor()
         self._monitor.close(linger=0)
-        self._socket.close()
+        self._socket.close(linger=0 if lost else LINGER_MILLISECONDS)
 
     def _read(self) -> None:
         for frame in _drained(self._socket):
@@ -99,7 +100,6 @@ def _dealer(context: zmq.Context[AnySocket], endpoint: str, identity: str, gate:
     socket = context.socket(zmq.DEALER)
     try:
         socket.setsockopt(zmq.ROUTING_ID, identity.encode())
-        socket.setsockopt(zmq.LINGER, LINGER_MILLISECONDS)
         socket.setsockopt(zmq.SNDHWM, 0)  # the messages are few and small, and none may be lost
         socket.setsockopt(zmq.RCVHWM, 0)
         prepare(socket, endpoint)

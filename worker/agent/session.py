@@ -118,7 +118,7 @@ class Session:
         try:
             await self._workers.end()
         finally:
-            self._link.close()
+            self._link.close(lost=self.ended.done() and self.ended.result().outcome is not Outcome.LEAVE)
             self._forget()
 
     def _forget(self) -> None:
@@ -185,6 +185,7 @@ class Session:
 
     async def _tick(self) -> None:
         while True:
+            await asyncio.sleep(TICK_SECONDS)  # the first hail is the connection's
             match self._presence.due(time.monotonic()):
                 case Due.HAIL:
                     self._hail()
@@ -196,7 +197,6 @@ class Session:
                     self._end(Ending(Outcome.LOST, f"nothing was heard of the coordinator for {silence:g} s"))
                 case Due.NOTHING:
                     pass
-            await asyncio.sleep(TICK_SECONDS)
 
     async def _obey(self) -> None:
         """One order after the other: ending takes a while, and a start after it must not be ended too."""
