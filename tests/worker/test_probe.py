@@ -43,7 +43,11 @@ def bits(engine):
 
 
 @pytest.mark.parametrize(
-    "kernels", [pytest.param("own", marks=[pytest.mark.cuda, pytest.mark.metal, pytest.mark.timeout(300)]), "host"]
+    "kernels",
+    [
+        pytest.param("own", marks=[pytest.mark.cuda, pytest.mark.metal, pytest.mark.timeout(300)]),
+        pytest.param("host", marks=pytest.mark.timeout(60)),  # measured steps compile kernels of their own
+    ],
 )
 def test_measured_steps_change_no_bit(kernels):
     """With the kernels of this machine, none if it has no GPU, and with those for tests."""
