@@ -139,6 +139,10 @@ class Pipeline:
         effects = self._coordination.cancel(number)
         effects.errors.append((number, error))
         self._carry_out(effects)
+        await self.freed(number)
+
+    async def freed(self, number: int) -> None:
+        """Wait until every stage has freed the request; at once if it is unknown."""
         while self._scheduler.holds(number):
             await self.changed()
 

@@ -15,6 +15,7 @@ from coordinator.view import ClusterView, RequestView, StageShare
 from worker.errors import UserError
 
 END_SECONDS = 5.0
+FREE_SECONDS = 1.0
 
 
 class UnknownRequestError(UserError):
@@ -25,8 +26,13 @@ class UnknownRequestError(UserError):
 
 
 async def one_request(backend: Backend, request: Request) -> Response:
-    """One request by its response's id or by its `X-Request-Id`."""
-    return _response(backend, _find(backend, request))
+    """One request by its response's id or by its `X-Request-Id`. Of one that has just ended the stages' times are still
+    on their way: they are waited for, FREE_SECONDS at most."""
+    entry = _find(backend, request)
+    if entry.ended is not None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(backend.pipeline.freed(entry.number), FREE_SECONDS)
+    return _response(backend, entry)
 
 
 async def cancel_request(backend: Backend, request: Request) -> Response:

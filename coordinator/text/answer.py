@@ -25,6 +25,10 @@ class TokenSource(Protocol):
         """Ends the request that the journal knows by this number; returns when every stage has freed it."""
         ...
 
+    async def freed(self, number: int) -> None:
+        """Returns when every stage has freed the request of this number."""
+        ...
+
     def view(self) -> ClusterView:
         """The state of all stages."""
         ...

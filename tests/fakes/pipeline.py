@@ -67,6 +67,9 @@ class FakePipeline:
     async def cancel(self, number: int) -> None:
         self.called_off.append(number)
 
+    async def freed(self, number: int) -> None:
+        pass
+
     def problem(self) -> str | None:
         return None if self._down is None else f"stage {self._down} is loading"
 
