@@ -75,7 +75,7 @@ class Coordination:
             case Saved(epoch=epoch) if epoch == scheduler.epoch:
                 effects.orders += [(0, order) for order in scheduler.saved(message)]
             case Heartbeat():
-                effects.orders += [(0, order) for order in scheduler.paced(stage, message.piece_times)]
+                scheduler.pace.heard(stage, message.piece_rows, message.piece_seconds)
             case Fault(epoch=epoch) if epoch == cluster.epoch:
                 return self._fault(f"{cluster.describe(stage)}: {message.message}", now)
             case _:

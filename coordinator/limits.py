@@ -11,14 +11,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Times are in seconds.
 
     A worker is ended after `silence` without a sign of life, `loading` without progress of loading, or `stall` in one
-    step. `backoff` and `backoff_limit` are those of `Restarts`. `prefill_chunk`, `decode_pause` and `prefill_pause` are
-    those of `Pace`, `state_bytes` and `snapshot_bytes` are those of `Coordination`.
+    step. `backoff` and `backoff_limit` are those of `Restarts`. `prefill_chunk` and `decode_pause` are those of `Pace`,
+    `state_bytes` and `snapshot_bytes` are those of `Coordination`.
     """
 
     bounds: Bounds
     prefill_chunk: int
     decode_pause: float
-    prefill_pause: float
     state_bytes: int | None
     snapshot_bytes: int | None
     silence: float
@@ -39,7 +38,6 @@ def limits_of(settings: Settings, stages: int) -> Limits:
         ),
         prefill_chunk=settings.prefill_chunk,
         decode_pause=settings.decode_pause,
-        prefill_pause=settings.prefill_pause,
         state_bytes=settings.state_bytes,
         snapshot_bytes=settings.snapshot_bytes,
         silence=settings.heartbeat_timeout,

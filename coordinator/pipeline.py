@@ -58,7 +58,7 @@ class Pipeline:
             lease=LEASE_STEPS,
             bounds=limits.bounds,
             budget=Budget(),
-            pace=Pace(most=limits.prefill_chunk, decode_pause=limits.decode_pause, prefill_pause=limits.prefill_pause),
+            pace=Pace(most=limits.prefill_chunk, pause=limits.decode_pause),
         )
         self._coordination = Coordination(
             cluster, self._scheduler, state_bytes=limits.state_bytes, snapshot_bytes=limits.snapshot_bytes

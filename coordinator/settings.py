@@ -63,16 +63,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Seconds,
         Meta(
             description="seconds for which such a piece may hold up running answers on a stage; slow stages take "
-            "smaller pieces, down to where these take hardly less time"
+            "smaller pieces"
         ),
     ] = 0.25
-    prefill_pause: Annotated[
-        Seconds,
-        Meta(
-            description="seconds that such a piece may take while nothing is being answered: the next prompt, or a "
-            "cancellation, waits for as long; no less than decode_pause"
-        ),
-    ] = 1.0
     max_running: Annotated[
         Count | None, Meta(description="requests that run at the same time; none is 8 for each stage", examples=[16])
     ] = None

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from worker.pieces import split
 from worker.protocol import Chunk, Lease, Open, Segment, Tokens, requests_of
 
 
@@ -33,7 +32,6 @@ class _Sequence:
     limit: int
     position: int = 0  # of the next token to feed
     token: int | None = None  # at `position`, once it is known
-    answers: bool = False  # its whole prompt was taken
     finished: bool = False
 
 
@@ -57,7 +55,6 @@ class Driver:
         self._batches: dict[int, _Batch] = {}
         self._prompts: dict[int, deque[tuple[Chunk, float]]] = {}
         self._owed: set[int] = set()  # batches that were active at the last chunk and have made no step since
-        self._piece = 0  # rows of a prompt at a time while any request decodes; 0 is as they come
 
     def open(self, message: Open) -> None:
         """A request begins."""
@@ -67,10 +64,6 @@ class Driver:
         """Queue a piece of a prompt."""
         if message.request in self._sequences:
             self._prompts.setdefault(message.request, deque()).append((message, now))
-
-    def cut(self, rows: int) -> None:
-        """From now on take prompts in pieces of at most `rows` rows while any request decodes."""
-        self._piece = rows
 
     def lease(self, message: Lease, now: float) -> None:
         """Replace a batch's members and remaining steps, from its next step on."""
@@ -138,15 +131,9 @@ class Driver:
         request = next(iter(self._prompts))
         chunks = self._prompts.pop(request)
         chunk, since = chunks.popleft()
-        if self._piece and any(map(self._answers, self._sequences)):
-            chunk, rest = split(chunk, self._piece)
-            if rest is not None:
-                chunks.appendleft((rest, since))
         if chunks:
             self._prompts[request] = chunks  # behind the others
-        sequence = self._sequences[request]
-        sequence.position = chunk.first + len(chunk.tokens)
-        sequence.answers = chunk.final
+        self._sequences[chunk.request].position = chunk.first + len(chunk.tokens)
         segment = Segment(chunk.request, chunk.first, len(chunk.tokens), chunk.final)
         return Step(None, (segment,), chunk.tokens, since, chunk.save, tuple(self._owed))
 
@@ -176,9 +163,6 @@ class Driver:
         batch.steps -= 1
         batch.flying.append(segments)
         return Step(number, segments, tokens, batch.since)
-
-    def _answers(self, request: int) -> bool:
-        return self._sequences[request].answers and self._can_feed(request)
 
     def _can_feed(self, request: int) -> bool:
         sequence = self._sequences.get(request)

@@ -7,11 +7,10 @@ tensor's raw little-endian bytes. Two kinds of links:
 - data: stage i (DEALER) -> stage i + 1 (ROUTER), and last stage -> stage 0. Frames: sequence number, message[, tensor].
   Acknowledgements and receipts flow back on the same pair.
 
-`Open`, `Chunk`, `Lease`, `Cut`, `Save`, `Drop` and `Close` enter at stage 0. `Open`, `Save`, `Drop` and `Close` then
-travel along the data links, in order with the activations, so that every stage knows a request before its first
-activation and forgets it after its last; the last stage reports `Closed` to the coordinator. In the same way every
-stage takes a snapshot at the same position, and no `Open` that begins from one can overtake its `Save` or come
-after its `Drop`.
+`Open`, `Chunk`, `Lease`, `Save`, `Drop` and `Close` enter at stage 0. `Open`, `Save`, `Drop` and `Close` then travel
+along the data links, in order with the activations, so that every stage knows a request before its first activation and
+forgets it after its last; the last stage reports `Closed` to the coordinator. In the same way every stage takes a
+snapshot at the same position, and no `Open` that begins from one can overtake its `Save` or come after its `Drop`.
 
 Every message about a request carries the epoch. An epoch is one unbroken life of all stages and links together; when a
 stage is lost the coordinator starts the next one, and what is left of the old one is dropped and counted.
@@ -24,7 +23,7 @@ import msgspec
 
 from worker.footprint import Footprint
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 3
 
 BLOCK = 64  # rows of a prompt: cutting it at multiples changes no result, as its scan works in such blocks
 
@@ -114,13 +113,6 @@ class Linked(Message, frozen=True, kw_only=True):
     epoch: int
 
 
-class PieceTime(msgspec.Struct, frozen=True, array_like=True):
-    """Pieces of a prompt with about so many rows took about so many seconds of compute."""
-
-    rows: float
-    seconds: float
-
-
 class Heartbeat(Message, frozen=True, kw_only=True):
     """Sent by the pulse's thread. `busy_seconds`: how long the compute thread has been in its current step, 0 if idle;
     `step_seconds`: mean compute time of its last decode steps, 0 if it has made none.
@@ -129,8 +121,8 @@ class Heartbeat(Message, frozen=True, kw_only=True):
     the messages that may still be sent downstream. The other seconds are totals of this process (the parts of a step:
     `worker.telemetry.timesheet`); `hop_seconds` is the mean of the last measured hops to the next
     stage, 0 if none was measured; `decode_p50` and `decode_p95` are of the last decode steps' compute time.
-    `elapsed_seconds` is this process's monotonic clock, for what two heartbeats differ in. `piece_times` are of pieces
-    of at least BLOCK rows, by size, the smallest first.
+    `elapsed_seconds` is this process's monotonic clock, for what two heartbeats differ in. `piece_rows` were computed
+    in `piece_seconds`: in prefill steps of at least BLOCK rows, which are large enough to tell the speed.
     `refused` connections had no key, an unknown one, or one for another server.
     """
 
@@ -159,7 +151,8 @@ class Heartbeat(Message, frozen=True, kw_only=True):
     decode_p50: float = 0.0
     decode_p95: float = 0.0
     elapsed_seconds: float = 0.0
-    piece_times: tuple[PieceTime, ...] = ()
+    piece_rows: int = 0
+    piece_seconds: float = 0.0
     refused: int = 0
 
 
@@ -322,13 +315,6 @@ class Lease(Message, frozen=True, kw_only=True):
     steps: int
 
 
-class Cut(Message, frozen=True, kw_only=True):
-    """From now on take prompts in pieces of at most `rows` rows while any request decodes."""
-
-    epoch: int
-    rows: int
-
-
 class Save(Message, frozen=True, kw_only=True):
     """Take a snapshot of the request where it is: at position `first` + i under the name names[i].
 
@@ -402,7 +388,7 @@ class Receipt(Message, frozen=True, kw_only=True):
 
 
 FromWorker = Hello | Loading | Loaded | Listening | Linked | Heartbeat | Tokens | Closed | Saved | Fault | Failed
-ToWorker = Assign | Listen | Connect | Stop | Open | Chunk | Lease | Cut | Save | Drop | Close
+ToWorker = Assign | Listen | Connect | Stop | Open | Chunk | Lease | Save | Drop | Close
 OnLink = Open | Save | Drop | Close | Activations | Tokens
 BackOnLink = Ack | Receipt
 

@@ -20,7 +20,6 @@ from worker.protocol import (
     Chunk,
     Close,
     Closed,
-    Cut,
     Drop,
     Fault,
     Lease,
@@ -81,7 +80,7 @@ class Run:
 
     # --- what arrives ---
 
-    def order(self, message: Open | Chunk | Lease | Cut | Save | Drop | Close, now: float) -> None:
+    def order(self, message: Open | Chunk | Lease | Save | Drop | Close, now: float) -> None:
         """The coordinator says what to run; stage 0 only."""
         if message.epoch != self._links.epoch:
             self._vitals.stale += 1
@@ -94,8 +93,6 @@ class Run:
                 self._driver.chunk(message, now)
             case Lease():
                 self._driver.lease(message, now)
-            case Cut(rows=rows):
-                self._driver.cut(rows)
             case Save():
                 self._save(message, None)
             case Drop():

@@ -15,7 +15,6 @@ from worker.protocol import (
     Chunk,
     Close,
     Connect,
-    Cut,
     Drop,
     Failed,
     Fault,
@@ -150,7 +149,7 @@ class Service:
                     self._links.connect(endpoint, server)
             case Stop():
                 self._stopping = True
-            case Open() | Chunk() | Lease() | Cut() | Save() | Drop() | Close():
+            case Open() | Chunk() | Lease() | Save() | Drop() | Close():
                 if self._run is not None:
                     self._run.order(message, now)
             case _:

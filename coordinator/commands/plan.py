@@ -34,7 +34,6 @@ from coordinator.plan.planner import Impossible
 from coordinator.plan.planner import plan as best_plan
 from coordinator.plan.sources import PRESETS, UNPACKED, model_cost
 from coordinator.plan.this_machine import this_machine
-from coordinator.scheduling.pace import Pace
 from coordinator.settings import Settings
 from worker.errors import ConfigError
 
@@ -272,10 +271,7 @@ def _forecasts(found: Plan, prompt_tokens: int, answer_tokens: int) -> Iterator[
                 users=users,
                 prompt_tokens=prompt_tokens,
                 answer_tokens=answer_tokens,
-                pace=Pace(
-                    most=config.default("prefill_chunk"),
-                    decode_pause=config.default("decode_pause"),
-                    prefill_pause=config.default("prefill_pause"),
-                ),
+                chunk=config.default("prefill_chunk"),
+                pause=config.default("decode_pause"),
             ),
         )

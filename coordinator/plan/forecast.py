@@ -4,7 +4,6 @@ from coordinator.load.plan import Planned
 from coordinator.load.report import Report
 from coordinator.plan.plan import Plan
 from coordinator.plan.simulation import simulate
-from coordinator.scheduling.pace import Pace
 
 
 class PlanClockwork:
@@ -36,7 +35,7 @@ class PlanClockwork:
         return self._plan.transfer(stage, rows), self._latency[stage]
 
 
-def forecast(plan: Plan, *, users: int, prompt_tokens: int, answer_tokens: int, pace: Pace) -> Report:
+def forecast(plan: Plan, *, users: int, prompt_tokens: int, answer_tokens: int, chunk: int, pause: float) -> Report:
     """So many users who all ask at once, each one request of these lengths."""
     load = [Planned(0.0, prompt_tokens, answer_tokens, seed) for seed in range(users)]
-    return simulate(PlanClockwork(plan), load, pace=pace, max_running=users)
+    return simulate(PlanClockwork(plan), load, chunk=chunk, pause=pause, max_running=users)

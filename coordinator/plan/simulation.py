@@ -4,6 +4,7 @@ The real scheduler, the real driver of stage 0 and the real rules of what leaves
 clock; only computing and hops are predicted. Between coordinator and stage 0 messages take no time.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -16,39 +17,29 @@ from coordinator.scheduling.budget import Budget
 from coordinator.scheduling.pace import Pace
 from coordinator.scheduling.scheduler import Bounds, Scheduler
 from worker.driver import Driver
-from worker.protocol import (
-    Activations,
-    Chunk,
-    Close,
-    Cut,
-    Lease,
-    Message,
-    Open,
-    PieceTime,
-    Sampled,
-    Sampling,
-    Segment,
-    Tokens,
-)
+from worker.protocol import Activations, Chunk, Close, Lease, Message, Open, Sampled, Sampling, Segment, Tokens
 
 EPOCH = 1
 LEASE_STEPS = 32
 FOREVER = 1e12
 
 
-def simulate(clockwork: Clockwork, load: Sequence[Planned], *, pace: Pace, max_running: int) -> Report:
+def simulate(
+    clockwork: Clockwork, load: Sequence[Planned], *, chunk: int, pause: float = math.inf, max_running: int
+) -> Report:
     """The load's report, as `stageline bench serve` gives it of a real server.
 
-    `pace` hears what pieces of every size take here; `max_running` is the setting of that name.
+    `chunk`, `pause` and `max_running` are the settings prefill_chunk, decode_pause and max_running.
     """
-    for stage in range(clockwork.stages):
-        pace.heard(stage, [PieceTime(size, clockwork.prefill(stage, size, 0, 0)) for size in pace.sizes])
-    return _Simulation(clockwork, pace, max_running=max_running).run(load)
+    return _Simulation(clockwork, chunk=chunk, pause=pause, max_running=max_running).run(load)
 
 
 class _Simulation:
-    def __init__(self, clockwork: Clockwork, pace: Pace, *, max_running: int) -> None:
+    def __init__(self, clockwork: Clockwork, *, chunk: int, pause: float, max_running: int) -> None:
         stages = clockwork.stages
+        pace = Pace(most=chunk, pause=pause)
+        for stage in range(stages):
+            pace.heard(stage, chunk, clockwork.prefill(stage, chunk, 0, 0))
         self._scheduler = Scheduler(
             stages=stages,
             lease=LEASE_STEPS,
@@ -56,6 +47,7 @@ class _Simulation:
             budget=Budget(),
             pace=pace,
         )
+        self._scheduler.begin(EPOCH, ())
         self._driver = Driver(run_ahead=0)
         self._clock = Clock()
         self._capacity = clockwork.capacity()
@@ -68,8 +60,6 @@ class _Simulation:
         self._arrivals: dict[int, list[float]] = {}
 
     def run(self, load: Sequence[Planned]) -> Report:
-        _, orders = self._scheduler.begin(EPOCH, ())
-        self._obey(orders)
         for number, planned in enumerate(load):
             self._clock.at(planned.at, partial(self._submit, number, planned))
         self._clock.run(self._start)
@@ -114,8 +104,6 @@ class _Simulation:
                     self._driver.chunk(order, self._clock.now)
                 case Lease():
                     self._driver.lease(order, self._clock.now)
-                case Cut(rows=rows):
-                    self._driver.cut(rows)
                 case Close(request=request):
                     self._driver.close(request)
                     self._arrive(0, order)

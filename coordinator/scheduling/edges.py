@@ -6,7 +6,6 @@ no difference to a token which pieces came before, or whether a snapshot stood i
 
 from collections.abc import Iterator, Sequence
 
-from worker.pieces import piece_end
 from worker.protocol import BLOCK
 
 LEAST = 2 * BLOCK  # tokens that a snapshot must save: a piece costs a step of every stage, however short it is
@@ -19,7 +18,9 @@ def pieces(first: int, end: int, size: int, edges: Sequence[int] = ()) -> Iterat
     inside = [edge for edge in edges if first < edge < end]
     for edge in (*inside, end):
         while first < edge:
-            last = piece_end(first, edge, size)
+            last = first + size
+            aligned = last - last % BLOCK
+            last = min(aligned if aligned > first else last, edge)
             yield first, last
             first = last
 

@@ -6,7 +6,6 @@ their very end. What is admitted prefills piece by piece, in turn with the other
 joins a batch.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -19,7 +18,7 @@ from coordinator.scheduling.edges import pieces
 from coordinator.scheduling.pace import Pace
 from coordinator.scheduling.prefixes import Prefixes
 from worker.errors import DeadlineError, NoRoomError, QueueFullError, StagelineError
-from worker.protocol import Chunk, Close, Cut, Drop, Lease, Message, Open, PieceTime, Save, Saved, Tokens
+from worker.protocol import Chunk, Close, Drop, Lease, Message, Open, Save, Saved, Tokens
 
 Failures = list[tuple[int, StagelineError]]
 
@@ -58,7 +57,6 @@ class Scheduler:
         self.epoch = 0  # no stage runs
         self.pace = pace
         self.prefixes = Prefixes()
-        self._stages = stages
         self._lease = lease
         self._bounds = bounds
         self._budget = budget
@@ -94,7 +92,7 @@ class Scheduler:
             if (reason := self._budget.refusal(_positions(entry.request))) is not None:
                 del self._waiting[number]
                 failures.append((number, NoRoomError(reason, param="max_tokens")))
-        return failures, [self._cut(), *self._admit()]
+        return failures, self._admit()
 
     def halt(self) -> list[int]:
         """The epoch is over: the stages forget all sequences. Returns the requests that were running."""
@@ -105,12 +103,6 @@ class Scheduler:
         self._batches.clear()
         self.prefixes.halt()
         return lost
-
-    def paced(self, stage: int, times: Sequence[PieceTime]) -> list[Message]:
-        """What pieces of prompts took on the stage."""
-        before = self.pace.beside
-        self.pace.heard(stage, times)
-        return [self._cut()] if self.epoch and self.pace.beside != before else []
 
     def submit(self, number: int, request: Request, now: float) -> list[Message]:
         """A new request; `number` is its name on the wire.
@@ -223,9 +215,6 @@ class Scheduler:
         self._batches.leave(number)
         return Close(epoch=self.epoch, request=number)
 
-    def _cut(self) -> Message:
-        return Cut(epoch=self.epoch, rows=self.pace.beside)
-
     def _leases(self) -> list[Message]:
         return [
             Lease(epoch=self.epoch, batch=batch, requests=members, steps=self._lease)
@@ -261,8 +250,7 @@ class Scheduler:
                 restore=start.snapshot,
             )
         ]
-        size = self.pace.alone(len(prompt) - start.position, self._stages)
-        for first, end in pieces(start.position, len(prompt), size, start.edges):
+        for first, end in pieces(start.position, len(prompt), self.pace.size, start.edges):
             name, dropped = self.prefixes.save(number, end) if end in start.edges else (None, [])
             final = end == len(prompt)
             orders += self._drop(dropped)

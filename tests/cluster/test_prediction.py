@@ -5,7 +5,6 @@ What a step costs beyond its sleep is taken from one user alone on that cluster;
 
 import asyncio
 import itertools
-import math
 import time
 from contextlib import ExitStack
 from typing import NamedTuple
@@ -17,7 +16,6 @@ from coordinator.load.client import LoadClient, server_of
 from coordinator.load.plan import Planned
 from coordinator.load.report import Report, report
 from coordinator.plan.simulation import simulate
-from coordinator.scheduling.pace import Pace
 from tests.checkpoints import BASE, make
 from tests.cluster.running import running
 from tests.cluster.slowed import slow_down
@@ -60,9 +58,7 @@ def load_of(users, prompt=PROMPT, answer=ANSWER):
 
 
 def predicted(clockwork, load) -> Report:
-    return simulate(
-        clockwork, load, pace=Pace(most=CHUNK, decode_pause=math.inf, prefill_pause=math.inf), max_running=64
-    )
+    return simulate(clockwork, load, chunk=CHUNK, max_running=64)
 
 
 async def measured(url, load) -> Report:

@@ -7,7 +7,6 @@ times, on a clock without noise, are in `tests/sim/test_timing.py`.
 
 import math
 import time
-from collections import Counter
 from statistics import median
 
 import httpx
@@ -109,35 +108,3 @@ def test_a_long_prompt_holds_running_answers_up_by_one_piece_at_most(without_att
         else:
             pytest.fail(f"{stages} stages: " + ", ".join(seen))
     print(f"\n{stages} stages: {', '.join(seen)}")
-
-
-def pieces(cluster):
-    """How many pieces of a prompt of how many rows the stages have computed."""
-    time.sleep(0.6)  # until the next heartbeat
-    steps = [event["args"] for event in cluster.get("/trace").json()["traceEvents"] if event["name"] == "prefill"]
-    return Counter(step["rows"] for step in steps if "rows" in step)
-
-
-@pytest.mark.timeout(60)
-def test_a_prompt_is_read_in_large_pieces_while_nothing_is_answered(without_attention, monkeypatch):
-    """The stages take 0.1 s a step and 0.4 ms a row, as where all weights are read for one row as for many."""
-    slow_down(monkeypatch, step=0.1, row=0.0004)
-
-    async def prompt(answers):
-        await until(lambda: len(answers[0].times) > 2)
-        async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
-            await Answer().read(client, cluster.url, body([3] * 2048, 1))
-
-    with running(without_attention, stages=2) as cluster:
-        serve(cluster.url, [body([1] * 2048, 1)])
-        first = pieces(cluster)
-        began = time.monotonic()
-        (lone,) = serve(cluster.url, [body([2] * 2048, 1)])
-        second = pieces(cluster)
-        serve(cluster.url, [body([4, 5, 6], 40)], meanwhile=prompt)
-        third = pieces(cluster)
-    beside = third - second
-    print(f"\n2048 tokens alone: {lone.times[0] - began:.2f} s; beside an answer pieces of {max(beside)} tokens")
-    assert second - first == {512: 2 * 4}
-    assert sum(rows * count for rows, count in beside.items()) == 2 * (2048 + 3)
-    assert max(beside) <= 256

@@ -20,20 +20,19 @@ class Cluster(RuleBasedStateMachine):
     @initialize(
         stages=st.sampled_from([1, 2, 3, 5]),
         seed=st.integers(0, 999),
-        pieces=st.sampled_from([(1, False), (5, False), (64, False), (150, True)]),
+        chunk=st.sampled_from([1, 5, 64]),
         repeats=st.sampled_from([0.0, 0.1]),
         max_running=st.integers(1, 20),
         max_waiting=st.integers(0, 4),
         room=st.integers(1, 8),
     )
-    def start(self, stages, seed, pieces, repeats, max_running, max_waiting, room):
+    def start(self, stages, seed, chunk, repeats, max_running, max_waiting, room):
         self.limit = room * (CONSTANT + GROWING) + GROWING // 2
         self.max_running, self.max_waiting = max_running, max_waiting
         self.world = World(
             stages=stages,
             seed=seed,
-            chunk=pieces[0],
-            slow=pieces[1],
+            chunk=chunk,
             repeats=repeats,
             state_bytes=self.limit,
             max_running=max_running,

@@ -98,37 +98,6 @@ def test_a_long_prompt_costs_a_running_sequence_at_most_one_piece_a_token(stages
     assert end - began <= 1.1 * 63 * (piece + stages * (STEP + HOP))  # and the prompt is not held up by more either
 
 
-class Slow(TimedWorld):
-    """A piece of BLOCK rows takes 20 ms, one of 512 rows 69 ms."""
-
-    def __init__(self, stages):
-        super().__init__(stages=stages, decode=STEP, hop=HOP, chunk=512, slow=True)
-
-    def cost(self, stage, batch, rows):
-        return STEP if batch is not None else 0.013 + 0.00011 * rows
-
-
-@pytest.mark.parametrize("stages", STAGES)
-def test_a_lone_prompt_is_taken_in_large_pieces(stages):
-    world = Slow(stages)
-    world.submit(1, asked(1, prompt=4096, tokens=1))
-    assert world.finish(1) - world.began <= 1.05 * (8 + stages - 1) * world.cost(0, None, 512)
-
-
-@pytest.mark.parametrize("stages", STAGES)
-def test_while_something_is_answered_prompts_are_taken_in_small_pieces(stages):
-    world = Slow(stages)
-    world.submit(1, asked(1, prompt=4096, tokens=1))
-    world.run_until(world.began + 1.5 * world.cost(0, None, 512))
-    world.submit(2, asked(2, prompt=8, tokens=150))
-    world.finish(1, 2)
-    assert sum(time < world.arrivals[1][0] for time in world.arrivals[2]) > 15
-    # once, the large pieces that are on the stages already come before a token
-    alone, second = stages * (STEP + 2 * HOP), world.arrivals[2][1]
-    assert world.gaps(2)[0] <= alone + stages * world.cost(0, None, 512)
-    assert max(world.gaps(2, since=second)) <= alone + world.cost(0, None, 64)
-
-
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("stages", [2, 4])
 def test_so_it_is_when_steps_take_longer_now_and_then(stages, seed):

@@ -17,7 +17,6 @@ from tests.sim.stages import FOOTPRINT, STOP_TOKEN, HashEngine, MemoryTransport
 from worker.links.links import Received
 from worker.links.wire import decode, encode
 from worker.protocol import (
-    BLOCK,
     PROTOCOL_VERSION,
     Activations,
     Assign,
@@ -25,7 +24,6 @@ from worker.protocol import (
     FromWorker,
     Hello,
     OnLink,
-    PieceTime,
     Sampling,
     Tokens,
     ToWorker,
@@ -52,23 +50,10 @@ FACTS = Facts(
 
 
 class World:
-    """Coordination and `stages` workers; `step` lets one thing happen.
-
-    Prompts are taken in pieces of `chunk` rows, while anything is answered in smaller ones if the stages are `slow`.
-    """
+    """Coordination and `stages` workers; `step` lets one thing happen."""
 
     def __init__(
-        self,
-        *,
-        stages,
-        seed,
-        chunk=5,
-        slow=False,
-        lease=LEASE,
-        repeats=0.0,
-        state_bytes=None,
-        snapshot_bytes=None,
-        **bounds,
+        self, *, stages, seed, chunk=5, lease=LEASE, repeats=0.0, state_bytes=None, snapshot_bytes=None, **bounds
     ):
         bounds = {"max_running": 6, "max_waiting": 99, "queue_timeout": 1e9, "request_timeout": 1e9} | bounds
         self.now = 0.0
@@ -88,10 +73,8 @@ class World:
             lease=lease,
             bounds=Bounds(**bounds),
             budget=Budget(),
-            pace=Pace(most=chunk, decode_pause=1.0, prefill_pause=1e9),
+            pace=Pace(most=chunk, pause=1e9),
         )
-        if slow:  # beside answers prompts are taken in pieces of BLOCK rows
-            self.scheduler.pace.heard(0, (PieceTime(BLOCK, 1.0),))
         self.coordination = Coordination(
             self.cluster, self.scheduler, state_bytes=state_bytes, snapshot_bytes=snapshot_bytes
         )

@@ -46,38 +46,6 @@ def test_a_short_prompt_does_not_wait_for_the_end_of_a_long_one():
     assert driver.next() is None
 
 
-def test_while_anything_is_answered_chunks_are_cut():
-    driver = prefilled(1)
-    driver.cut(64)
-    driver.open(Open(epoch=1, request=2, sampling=Sampling(), stop_tokens=(), limit=300))
-    driver.chunk(chunk(2, 0, 200), 0.5)
-    pieces = []
-    for _ in range(4):
-        assert driver.has_work()
-        step = driver.next()
-        pieces.append((*rows(step), step.segments[0].sample, step.tokens[0], step.since))
-        if not driver.has_work() or rows(driver.next()) != [(1, 2 + len(pieces), 1)]:
-            break
-        driver.tokens(tokens(0, (1, 3 + len(pieces), 9)), 1.0)
-    assert pieces == [
-        ((2, 0, 64), False, 0, 0.5),
-        ((2, 64, 64), False, 64, 0.5),
-        ((2, 128, 64), False, 128, 0.5),
-        ((2, 192, 8), True, 192, 0.5),
-    ]
-
-
-def test_a_chunk_comes_whole_while_nothing_is_answered():
-    driver = opened(1, 2)
-    driver.cut(64)
-    driver.chunk(chunk(1, 0, 90), 0.0)
-    driver.chunk(chunk(2, 0, 80), 0.0)
-    assert rows(driver.next()) == [(1, 0, 90)]
-    assert rows(driver.next()) == [(2, 0, 64)]  # the first one's token is on its way
-    driver.close(1)
-    assert rows(driver.next()) == [(2, 64, 16)]
-
-
 def test_between_two_chunks_every_batch_makes_a_step():
     driver = prefilled(1, 2, 3)
     for batch, members in ((0, (1, 2)), (1, (3,))):

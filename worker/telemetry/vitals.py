@@ -11,14 +11,13 @@ from typing import Any
 
 import msgspec
 
-from worker.protocol import Close, Heartbeat, StageTimes
+from worker.protocol import BLOCK, Close, Heartbeat, StageTimes
 from worker.telemetry.facts import Facts
 from worker.telemetry.histograms import Histograms
 from worker.telemetry.hops import Hops
 from worker.telemetry.layer_times import LayerTimes
 from worker.telemetry.memory import Memory
 from worker.telemetry.percentile import percentile
-from worker.telemetry.piece_times import PieceTimes
 from worker.telemetry.timesheet import Finished, Timesheet
 
 SETTLE_STEPS = 16  # may be left uncounted while there is always something to do
@@ -33,6 +32,8 @@ class Totals(msgspec.Struct):
     fallback_steps: int = 0
     rows_prefilled: int = 0
     rows_decoded: int = 0
+    piece_rows: int = 0
+    piece_seconds: float = 0.0
     compute: float = 0.0
     queue: float = 0.0
     encode: float = 0.0
@@ -51,6 +52,9 @@ class Totals(msgspec.Struct):
             self.fallback_steps += step.rows > fused_rows
         else:
             self.rows_prefilled += step.rows
+            if step.rows >= BLOCK:
+                self.piece_rows += step.rows
+                self.piece_seconds += step.compute
 
 
 class Vitals:
@@ -63,7 +67,6 @@ class Vitals:
         self.timesheet = Timesheet(stage)
         self.hops = Hops(histograms.hop)
         self.layer_times = LayerTimes()
-        self.piece_times = PieceTimes()
         self.totals = Totals()
         self.memory = Memory()
         self.refused: Callable[[], Counter[str]] = Counter
@@ -97,8 +100,6 @@ class Vitals:
         for step in self.timesheet.settle():
             self.totals.add(step, self.facts.fused_rows if self.facts else 0)
             self._histograms.step(step)
-            if step.phase == "prefill":
-                self.piece_times.heard(step.rows, step.compute)
 
     def is_measure_due(self, now: float) -> bool:
         """Whether the next decode step is to be measured by kind of layer."""
@@ -160,7 +161,8 @@ class Vitals:
             decode_p50=percentile(decodes, 0.5),
             decode_p95=percentile(decodes, 0.95),
             elapsed_seconds=time.monotonic(),
-            piece_times=self.piece_times.latest,
+            piece_rows=totals.piece_rows,
+            piece_seconds=totals.piece_seconds,
             refused=self.refused().total(),
         )
 

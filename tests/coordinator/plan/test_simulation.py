@@ -1,7 +1,5 @@
 """The simulated pipeline against closed forms, and against a measurement that others made."""
 
-import math
-
 import pytest
 
 from coordinator.load.plan import Planned, plan_load
@@ -11,7 +9,6 @@ from coordinator.plan.plan import Demand, Plan
 from coordinator.plan.planner import plan
 from coordinator.plan.simulation import simulate
 from coordinator.plan.sources import model_cost
-from coordinator.scheduling.pace import Pace
 
 STEP, HOP = 0.004, 0.0001
 
@@ -37,14 +34,9 @@ class Even:
         return (self._occupied * (rows > 0), HOP if self.stages > 1 else 0.0)
 
 
-def pace(most):
-    """Pieces of this size, however long they take."""
-    return Pace(most=most, decode_pause=math.inf, prefill_pause=math.inf)
-
-
 def run(clockwork, users, answer=200, prompt=8):
     load = [Planned(0.0, prompt, answer, seed) for seed in range(users)]
-    result = simulate(clockwork, load, pace=pace(512), max_running=64)
+    result = simulate(clockwork, load, chunk=512, max_running=64)
     assert (result.done, result.failed) == (users, 0)
     assert result.answer_tokens == users * answer
     return result
@@ -95,7 +87,7 @@ def test_pieces_of_a_prompt_follow_each_other_through_the_stages():
 def test_a_prompt_delays_running_answers_by_its_pieces_at_most():
     clockwork = Even(2, piece=10.0)
     load = [Planned(0.0, 8, 400, 0), Planned(0.5, 4096, 8, 1)]
-    result = simulate(clockwork, load, pace=pace(512), max_running=8)
+    result = simulate(clockwork, load, chunk=512, max_running=8)
     assert result.done == 2
     # a token waits for one piece on each stage at most
     assert result.inter_token_seconds["p99"] <= 2 * 10 * STEP + 2 * STEP + 4 * HOP
@@ -109,7 +101,7 @@ def test_what_others_measured_with_four_stages_of_four_milliseconds():
 
 def test_the_same_load_gives_the_same_report():
     load = plan_load(20, rate=50.0, prompt_tokens=64, answer_tokens=20, spread=0.5, seed=3)
-    reports = [simulate(Even(3), load, pace=pace(128), max_running=8) for _ in range(2)]
+    reports = [simulate(Even(3), load, chunk=128, max_running=8) for _ in range(2)]
     assert reports[0] == reports[1]
     assert reports[0].done == 20
     assert reports[0].prompt_tokens == sum(one.prompt_tokens for one in load)
@@ -119,12 +111,8 @@ def test_a_forecast_agrees_with_the_plan_it_is_made_of():
     on = machines(("4 x M3 Ultra 512",), link("thunderbolt"))
     found = plan(model_cost("super", "8:32"), on, Demand(context=4096, sequences=4), objective="throughput", stages=4)
     assert isinstance(found, Plan)
-    alone = forecast(
-        found, users=1, prompt_tokens=64, answer_tokens=256, pace=Pace(most=512, decode_pause=0.25, prefill_pause=1.0)
-    )
+    alone = forecast(found, users=1, prompt_tokens=64, answer_tokens=256, chunk=512, pause=0.25)
     assert alone.inter_token_seconds["p50"] == pytest.approx(found.round_seconds(), rel=0.02)
-    full = forecast(
-        found, users=4, prompt_tokens=64, answer_tokens=256, pace=Pace(most=512, decode_pause=0.25, prefill_pause=1.0)
-    )
+    full = forecast(found, users=4, prompt_tokens=64, answer_tokens=256, chunk=512, pause=0.25)
     assert 1 / full.inter_token_seconds["p50"] * 4 == pytest.approx(1 / found.cycle_seconds(), rel=0.05)
     assert full.answer_tokens_per_second < 1 / found.cycle_seconds()

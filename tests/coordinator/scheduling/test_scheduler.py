@@ -9,17 +9,13 @@ from coordinator.scheduling.pace import Pace
 from coordinator.scheduling.scheduler import Bounds, Scheduler
 from worker.errors import DeadlineError, NoRoomError, QueueFullError
 from worker.footprint import GROWTH, Footprint
-from worker.protocol import Chunk, Close, Cut, Lease, Open, PieceTime, Sampled, Sampling, Tokens
+from worker.protocol import Chunk, Close, Lease, Open, Sampled, Sampling, Tokens
 
 
 def scheduler(*, stages=2, chunk=4, lease=8, rooms=(), **bounds):
     bounds = {"max_running": 3, "max_waiting": 9, "queue_timeout": 10.0, "request_timeout": 60.0} | bounds
     made = Scheduler(
-        stages=stages,
-        lease=lease,
-        bounds=Bounds(**bounds),
-        budget=Budget(),
-        pace=Pace(most=chunk, decode_pause=1.0, prefill_pause=1.0),
+        stages=stages, lease=lease, bounds=Bounds(**bounds), budget=Budget(), pace=Pace(most=chunk, pause=1.0)
     )
     made.begin(1, tuple(rooms))
     return made
@@ -68,10 +64,7 @@ def test_requests_beyond_the_limit_wait_until_a_place_is_really_free():
 def test_the_first_token_joins_a_batch_and_grants_a_lease():
     made = scheduler()
     made.submit(1, request(), 0.0)
-    assert made.sampled(tokens((1, 3, 50))) == (
-        [(1, Token(50))],
-        [Lease(epoch=1, batch=0, requests=(1,), steps=8)],
-    )
+    assert made.sampled(tokens((1, 3, 50))) == ([(1, Token(50))], [Lease(epoch=1, batch=0, requests=(1,), steps=8)])
     made.submit(2, request(), 0.0)
     assert made.sampled(tokens((2, 3, 51)))[1] == [Lease(epoch=1, batch=1, requests=(2,), steps=8)]
 
@@ -107,7 +100,7 @@ def test_after_a_halt_nothing_runs_until_the_next_epoch():
     made.submit(2, request(), 0.0)
     assert made.halt() == [1]
     assert made.submit(3, request(), 0.0) == []
-    assert [getattr(order, "request", None) for order in made.begin(2, ())[1]] == [None, 2, 2]
+    assert [order.request for order in made.begin(2, ())[1]] == [2, 2]
 
 
 def test_a_longer_queue_than_allowed_is_refused_with_the_rate_at_which_places_become_free():
@@ -180,10 +173,7 @@ def test_what_waited_for_larger_stages_fails_when_they_come_back_smaller():
     made.submit(2, request(), 0.0)
     made.halt()
     failures, orders = made.begin(2, (room(5),))
-    assert ([(number, type(error)) for number, error in failures], orders) == (
-        [(2, NoRoomError)],
-        [Cut(epoch=2, rows=4)],
-    )
+    assert ([(number, type(error)) for number, error in failures], orders) == ([(2, NoRoomError)], [])
 
 
 def test_a_place_is_free_when_every_stage_has_let_go_and_not_before():
@@ -221,19 +211,9 @@ def test_deadlines_name_the_limit_and_how_far_it_came():
 
 def test_a_slow_stage_makes_the_pieces_of_the_next_prompt_smaller():
     made = scheduler(chunk=512)
-    made.pace.heard(1, (PieceTime(1000, 10.0),))  # 100 rows a second
+    made.pace.heard(1, 1000, 10.0)  # 100 rows a second
     orders = made.submit(1, request(prompt=200), 0.0)
     assert [len(order.tokens) for order in orders[1:]] == [64, 64, 64, 8]
-
-
-def test_stage_0_hears_what_may_come_beside_answers():
-    made = scheduler(chunk=512)
-    slow = (PieceTime(64, 0.5), PieceTime(512, 4.0))
-    assert made.paced(1, slow) == [Cut(epoch=1, rows=128)]
-    assert made.paced(1, slow) == []
-    made.halt()
-    assert made.paced(1, (PieceTime(64, 0.9), PieceTime(512, 7.2))) == []
-    assert made.begin(2, ()) == ([], [Cut(epoch=2, rows=64)])
 
 
 def test_who_is_left_spreads_over_all_batches_at_once():

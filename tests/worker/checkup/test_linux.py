@@ -17,7 +17,6 @@ from worker.checkup.environment import environment
 from worker.checkup.gpu_memory import card_count, gpu_memory
 from worker.checkup.local_network import tried
 from worker.checkup.sleep import NEVER_SYSTEMD, sleep_linux
-from worker.protocol import PROTOCOL_VERSION
 
 PROJECT = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
@@ -47,7 +46,7 @@ def test_the_versions_are_those_that_the_project_asks_for():
 def test_versions(python, mlx, level, fix):
     finding = installed.installed(Versions(stageline="0.1.0", python=python, mlx=mlx), "0.32.2")
     assert (finding.level, finding.fix) == (level, fix)
-    assert f"stageline 0.1.0, protocol {PROTOCOL_VERSION}, python {python}, mlx {mlx}, mlx-lm 0.32.2" in finding.found
+    assert f"stageline 0.1.0, protocol 3, python {python}, mlx {mlx}, mlx-lm 0.32.2" in finding.found
 
 
 @pytest.mark.parametrize(
